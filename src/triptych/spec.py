@@ -1,0 +1,100 @@
+"""Spec: the strict base of every part of a recipe.
+
+A Spec is an immutable pydantic model. Unknown keys are refused with the nearest known name, and
+the docstring under each field is its documentation (``triptych recipe schema`` prints it).
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from triptych.errors import RecipeError
+
+
+class Spec(BaseModel):
+    """Base class: frozen, no unknown keys, field docstrings become descriptions."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+    )
+
+
+T = TypeVar("T")
+
+
+def validate(kind: type[T], data: object, where: str) -> T:
+    """Build ``kind`` (a Spec or a union of Specs) from plain ``data``.
+
+    Args:
+        kind: what to build.
+        data: nested dicts and lists, as read from YAML or JSON.
+        where: the name of the file or object, put before every message.
+
+    Raises:
+        RecipeError: with one line per problem: the dotted path, what was found, what is expected,
+            and for an unknown key the nearest known one.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        lines = [_explain(kind, problem) for problem in error.errors()]
+        raise RecipeError(f"{where}: " + "; ".join(lines)) from None
+
+
+def _explain(kind: object, problem: Mapping[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    path = ".".join(location) or "(top level)"
+    if problem["type"] == "extra_forbidden":
+        known = sorted(_field_names(kind, location[:-1]))
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+        return f"unknown key '{path}' ({hint})"
+    if problem["type"] == "missing":
+        return f"'{path}' is missing"
+    return f"'{path}' is {problem['input']!r}: {problem['msg']}"
+
+
+def _field_names(kind: object, location: Sequence[str]) -> set[str]:
+    """Names of the fields that may stand at ``location`` inside ``kind``."""
+    schema = TypeAdapter(kind).json_schema()
+    definitions = schema.get("$defs", {})
+    nodes = [schema]
+    for part in location:
+        nodes = [child for node in nodes for child in _children(node, part, definitions)]
+    return {
+        name for node in nodes for leaf in _leaves(node, definitions)
+        for name in leaf.get("properties", {})
+    }
+
+
+def _leaves(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """Follow references and unions down to plain schemas."""
+    if "$ref" in node:
+        yield from _leaves(definitions[node["$ref"].rsplit("/", 1)[-1]], definitions)
+        return
+    branches = node.get("anyOf", []) + node.get("oneOf", []) + node.get("allOf", [])
+    for branch in branches:
+        yield from _leaves(branch, definitions)
+    if not branches:
+        yield node
+
+
+def _children(
+    node: Mapping[str, Any], part: str, definitions: Mapping[str, Any]
+) -> Iterable[Mapping[str, Any]]:
+    """Schemas reached from ``node`` by a key, a list index, or the tag of a union branch."""
+    for leaf in _leaves(node, definitions):
+        if part in leaf.get("properties", {}):
+            yield leaf["properties"][part]
+        elif part.isdigit() and "items" in leaf:
+            yield leaf["items"]
+        elif leaf.get("properties", {}).get("kind", {}).get("const") == part:
+            yield leaf
+        elif isinstance(leaf.get("additionalProperties"), dict):
+            yield leaf["additionalProperties"]
