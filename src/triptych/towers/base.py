@@ -1,16 +1,17 @@
-"""The protocol of a vision tower.
+"""The protocol of a vision tower, and of the spec that builds one.
 
 Shape suffixes: T tiles, P tokens of a tile, D width, S side of a tile in pixels.
 """
 
 from abc import ABC, abstractmethod
-from typing import cast
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triptych.images.layout import TileLayout
+from triptych.spec import Spec
 
 
 class Tower(nn.Module, ABC):
@@ -21,6 +22,7 @@ class Tower(nn.Module, ABC):
         width: channels of a token.
         layout: tokens of one tile.
         mean, std: normalisation in the 0..1 range, one number per RGB channel.
+        identity: canonical text of the architecture, part of the fingerprint.
     """
 
     size: int
@@ -28,6 +30,7 @@ class Tower(nn.Module, ABC):
     layout: TileLayout
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    identity: str
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
@@ -50,4 +53,58 @@ class Tower(nn.Module, ABC):
             ).clamp(0, 1)
         mean = torch.tensor(self.mean, device=tiles.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=tiles.device).view(1, 3, 1, 1)
-        return cast(Tensor, self.encode(((pixels - mean) / std).to(dtype)))
+        return self.encode(((pixels - mean) / std).to(dtype))
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch modes. A frozen tower stays in evaluation, and so does every batch norm.
+
+        Batches of tiles are small and mix datasets, so running statistics are never updated.
+        """
+        super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+
+class TowerSpecBase(Spec, ABC):
+    """What every tower spec offers.
+
+    ``resolve`` is called once, where the source can be read; from then on the spec stands on its
+    own: sizes come from it without a module, and ``build`` reads nothing.
+    """
+
+    @abstractmethod
+    def resolve(self) -> Self:
+        """The same spec with everything read from its source filled in; no weights are read.
+
+        Raises:
+            RecipeError: when the source cannot be read or names an unknown family.
+        """
+
+    @abstractmethod
+    def build(self) -> Tower:
+        """A tower with random weights; safe under ``torch.device("meta")``."""
+
+    @abstractmethod
+    def load(self, tower: Tower) -> None:
+        """Copy the pretrained weights of the source, if there is one, into ``tower`` in place.
+
+        Raises:
+            CheckpointError: when weights that the tower needs are not in the source.
+        """
+
+    @property
+    @abstractmethod
+    def layout(self) -> TileLayout:
+        """Tokens of one tile."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Channels of a token."""
+
+    @property
+    @abstractmethod
+    def tile_size(self) -> int:
+        """Side in pixels of the tiles that the tower takes."""

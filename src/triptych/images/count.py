@@ -1,0 +1,17 @@
+"""What an image costs in visual tokens. Nothing else in the house does this arithmetic."""
+
+from triptych.images.layout import TileLayout
+from triptych.images.plan import TilePlan
+
+
+def image_tokens(plan: TilePlan, layout: TileLayout) -> int:
+    """Visual tokens of an image.
+
+    Args:
+        plan: the tiles of the image.
+        layout: tokens of one tile as the language model sees them, behind the connector.
+
+    Returns:
+        One tile of a 24 x 24 layout costs 576 tokens.
+    """
+    return plan.tiles * layout.tokens
