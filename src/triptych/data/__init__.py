@@ -1,0 +1,1 @@
+"""Data: records, readers, batches by two budgets, and the checks before training."""
