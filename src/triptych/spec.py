@@ -68,7 +68,9 @@ def _field_names(kind: object, location: Sequence[str]) -> set[str]:
     for part in location:
         nodes = [child for node in nodes for child in _children(node, part, definitions)]
     return {
-        name for node in nodes for leaf in _leaves(node, definitions)
+        name
+        for node in nodes
+        for leaf in _leaves(node, definitions)
         for name in leaf.get("properties", {})
     }
 

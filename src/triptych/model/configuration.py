@@ -1,0 +1,85 @@
+"""TriptychConfig: everything a checkpoint needs to restore the architecture."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from triptych.connectors import ConnectorSpec
+from triptych.errors import CheckpointError
+from triptych.images.layout import TileLayout
+from triptych.spec import Spec, validate
+from triptych.towers import TowerSpec
+
+
+class Panels(Spec):
+    """The parts of a model that surround its language model, self-contained."""
+
+    towers: tuple[TowerSpec, ...]
+    """Resolved towers: their configurations are embedded."""
+    connector: ConnectorSpec
+    """The connector."""
+
+    @property
+    def tile_size(self) -> int:
+        """Side in pixels of the tiles the processor cuts: the largest that a tower takes."""
+        return max(tower.tile_size for tower in self.towers)
+
+    @property
+    def tower_layout(self) -> TileLayout:
+        """Layout of a tile's tokens before the connector; the same for all towers."""
+        layouts = {tower.layout for tower in self.towers}
+        if len(layouts) > 1:
+            found = ", ".join(str(layout) for layout in sorted(layouts, key=str))
+            raise CheckpointError(
+                f"model.towers: all towers must give the same grid, found {found}"
+            )
+        return layouts.pop()
+
+    @property
+    def tower_width(self) -> int:
+        """Channels of a tile's tokens before the connector, over all towers."""
+        return sum(tower.width for tower in self.towers)
+
+    @property
+    def layout(self) -> TileLayout:
+        """Layout of a tile's visual tokens, after the connector."""
+        return self.connector.layout(self.tower_layout)
+
+
+class TriptychConfig(PreTrainedConfig):
+    """Configuration of a composed model.
+
+    ``panels`` holds the resolved specs of towers and connector, ``text_config`` the configuration
+    of the language model, so that no flag has to be repeated and no hub is asked on loading.
+
+    Example:
+        ``TriptychConfig(panels={"towers": [...], "connector": {...}}, text_config={...})``
+    """
+
+    model_type = "triptych"
+    sub_configs = {"text_config": AutoConfig}
+
+    panels: dict[str, Any] | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    image_token_id: int = 0
+    first_new_token_id: int = 0
+    new_tokens: int = 0
+    attention: str = "causal"
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Turn the nested dictionary of the language model into its configuration."""
+        if isinstance(self.text_config, dict):
+            settings = dict(self.text_config)
+            self.text_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        elif self.text_config is None:
+            self.text_config = AutoConfig.for_model("llama")
+        super().__post_init__(**kwargs)
+
+    def parse_panels(self) -> Panels:
+        """Parse ``panels`` into Specs.
+
+        Raises:
+            RecipeError: the stored dictionary is not valid.
+        """
+        return validate(Panels, self.panels or {}, "config.json: panels")

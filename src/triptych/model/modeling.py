@@ -1,0 +1,287 @@
+"""TriptychForConditionalGeneration: towers, connector and language model, composed.
+
+Shape suffixes: B batch, S sequence, I images, T tiles, P tokens of a tile, V visual tokens,
+N supervised tokens, D width, K vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from triptych.fusion.splice import splice
+from triptych.language.head import VocabularyHead, cross_entropy, supervised
+from triptych.model.configuration import TriptychConfig
+from triptych.model.new_tokens import NewTokens
+from triptych.model.vision import Images, encode_tiles
+
+_IMAGE_INPUTS = ("pixel_values", "tile_features", "tiles_per_image", "images_per_sample")
+
+
+@dataclass
+class TriptychOutput(ModelOutput):
+    """What the forward pass gives.
+
+    Attributes:
+        loss: scalar, with labels only.
+        logits: (B, S, K), or with labels (N, K) at the supervised positions in row-major order.
+        past_key_values: the cache, when one is used.
+        hidden_states: of the language model, when asked for.
+        attentions: of the language model, when asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """A large multimodal model: visual tokens at image spans of any causal language model.
+
+    Args:
+        config: the architecture.
+        language_model: a causal language model with its weights; default: built from the config.
+    """
+
+    config_class = TriptychConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(
+        self, config: TriptychConfig, language_model: PreTrainedModel | None = None
+    ) -> None:
+        super().__init__(config)
+        panels = config.parse_panels()
+        text = config.get_text_config()
+        self.towers = nn.ModuleList(tower.build() for tower in panels.towers)
+        self.tower_layout, self.tower_width = panels.tower_layout, panels.tower_width
+        self.layout, self.tile_size = panels.layout, panels.tile_size
+        self.connector = panels.connector.build(
+            panels.tower_layout, panels.tower_width, text.hidden_size
+        )
+        self.new_tokens = (
+            NewTokens(config.first_new_token_id, config.new_tokens, text.hidden_size, 0.02)
+            if config.new_tokens
+            else None
+        )
+        self.language_model = language_model or AutoModelForCausalLM.from_config(text)
+        self._head = VocabularyHead(text.to_dict())
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave the weights as each part made them at its construction."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's embedding table."""
+        return cast(nn.Module, self.language_model.get_input_embeddings())
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's embedding table."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return cast(nn.Module, self.language_model.get_output_embeddings())
+
+    def encode_tiles(self, pixel_values: Tensor) -> Tensor:
+        """Tower features (T, P, D) of uint8 tiles (T, 3, S, S), channels of all towers."""
+        return encode_tiles(self.towers, pixel_values)
+
+    def get_image_features(
+        self, pixel_values: Tensor | None = None, tile_features: Tensor | None = None
+    ) -> Tensor:
+        """Visual tokens (T, V, D) of tiles, or of their cached tower features."""
+        if tile_features is None:
+            tile_features = self.encode_tiles(cast(Tensor, pixel_values))
+        dtype = next(self.connector.parameters()).dtype
+        return cast(Tensor, self.connector(tile_features.to(dtype)))
+
+    def embed(self, input_ids: Tensor, images: Images) -> Tensor:
+        """Embed a sequence (B, S) with the visual tokens at their places: (B, S, D).
+
+        Raises:
+            SpanError: placeholders and images do not match.
+        """
+        table = self.get_input_embeddings()
+        if self.new_tokens is None:
+            embeddings = cast(Tensor, table(input_ids))
+        else:
+            embeddings = self.new_tokens.embed(input_ids, table)
+        placeholders = input_ids == self.config.image_token_id
+        if images.tiles or bool(placeholders.any()):
+            images.check(placeholders, self.layout)
+            visual = self.get_image_features(images.pixel_values, images.tile_features)
+            return splice(embeddings, placeholders, visual.flatten(0, 1))
+        if self.training and torch.is_grad_enabled():
+            return embeddings + self._idle_vision().to(embeddings.dtype)
+        return embeddings
+
+    def _idle_vision(self) -> Tensor:
+        """Zero, computed through the vision side on a blank tile.
+
+        Every rank then has a gradient for every trainable parameter and takes part in the same
+        collectives, also with a batch of text alone.
+        """
+        device = next(self.connector.parameters()).device
+        if any(p.requires_grad for p in self.towers.parameters()):
+            side = self.tile_size
+            blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+            return 0.0 * self.get_image_features(pixel_values=blank).sum()
+        if any(p.requires_grad for p in self.connector.parameters()):
+            shape = (1, self.tower_layout.tokens, self.tower_width)
+            return (
+                0.0 * self.get_image_features(tile_features=torch.zeros(shape, device=device)).sum()
+            )
+        return torch.zeros((), device=device)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        tile_features: Tensor | None = None,
+        tiles_per_image: Tensor | None = None,
+        images_per_sample: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> TriptychOutput:
+        """Run the model.
+
+        Args:
+            input_ids: (B, S); an image is a run of ``image_token_id`` as long as its tokens.
+            attention_mask: (B, S), 0 where padded, on either side.
+            position_ids: (B, S); default: counted from the mask.
+            past_key_values: cache of earlier tokens.
+            inputs_embeds: (B, S, D) instead of ``input_ids``, visual tokens already in place.
+            pixel_values: uint8 (T, 3, S, S), the tiles of all images in order of appearance.
+            tile_features: (T, P, D), cached tower features instead of ``pixel_values``.
+            tiles_per_image: (I,).
+            images_per_sample: (B,).
+            labels: (B, S), not shifted, -100 outside the loss.
+            num_items_in_batch: divisor of the summed loss; default: the supervised tokens here.
+            logits_to_keep: without labels, how many last positions (or which) get logits.
+            kwargs: for the language model.
+
+        Raises:
+            SpanError: placeholders and images do not match.
+        """
+        if inputs_embeds is None:
+            images = Images(pixel_values, tile_features, tiles_per_image, images_per_sample)
+            inputs_embeds = self.embed(cast(Tensor, input_ids), images)
+        if position_ids is None and past_key_values is None and attention_mask is not None:
+            position_ids = _count_positions(attention_mask)
+        if labels is not None:
+            kwargs.setdefault("use_cache", False)
+        outputs = self.language_model.get_decoder()(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        hidden, loss = outputs.last_hidden_state, None
+        if labels is None:
+            kept = (
+                slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            )
+            logits = self._logits(hidden[:, kept])
+        else:
+            chosen, targets = supervised(hidden, labels)
+            logits = self._logits(chosen)
+            loss = cross_entropy(logits, targets, num_items_in_batch)
+        return TriptychOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits = self._head(self.get_output_embeddings(), hidden)
+        return logits if self.new_tokens is None else self.new_tokens.forbid(logits)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Pass images on at the first step only: later steps find them in the cache."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            for name in _IMAGE_INPUTS:
+                inputs.pop(name, None)
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat each sample with all its images, for beams and several answers."""
+        images = {name: kwargs.pop(name, None) for name in _IMAGE_INPUTS}
+        rows = 1 if input_ids is None else len(input_ids)
+        expanded, kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **kwargs
+        )
+        return expanded, kwargs | _repeat_images(images, rows, expand_size)
+
+
+def _count_positions(attention_mask: Tensor) -> Tensor | None:
+    """Positions (B, S) that start at 0 on the first token kept, whatever the padding side."""
+    if attention_mask.dim() != 2:
+        return None
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _repeat_images(
+    images: dict[str, Tensor | None], rows: int, times: int
+) -> dict[str, Tensor | None]:
+    """Repeat the images of each sample ``times`` times, sample by sample."""
+    tiles = images["pixel_values"] if images["tile_features"] is None else images["tile_features"]
+    if tiles is None or times == 1:
+        return images
+    per_image = images["tiles_per_image"]
+    per_image = torch.ones(len(tiles), dtype=torch.long) if per_image is None else per_image
+    per_sample = images["images_per_sample"]
+    per_sample = torch.tensor([len(per_image)]) if per_sample is None else per_sample
+    samples = torch.repeat_interleave(torch.arange(rows), times)
+    chosen_images = _ragged(per_sample.cpu(), samples)
+    chosen_tiles = _ragged(per_image.cpu(), chosen_images).to(tiles.device)
+
+    def take(name: str, index: Tensor) -> Tensor | None:
+        value = images[name]
+        return None if value is None else value[index.to(value.device)]
+
+    return {
+        "pixel_values": take("pixel_values", chosen_tiles),
+        "tile_features": take("tile_features", chosen_tiles),
+        "tiles_per_image": per_image[chosen_images.to(per_image.device)],
+        "images_per_sample": per_sample[samples.to(per_sample.device)],
+    }
+
+
+def _ragged(lengths: Tensor, groups: Tensor) -> Tensor:
+    """Indices of all members of the chosen ``groups``, where group g has ``lengths[g]`` members."""
+    stops = lengths.cumsum(0)
+    ranges = [torch.arange(int(stops[g] - lengths[g]), int(stops[g])) for g in groups.tolist()]
+    return torch.cat(ranges) if ranges else torch.empty(0, dtype=torch.long)

@@ -1,0 +1,352 @@
+"""TriptychProcessor: messages and images in, model inputs out.
+
+Shape suffixes: B batch, S sequence, I images, T tiles.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from triptych.errors import DataError
+from triptych.images.count import image_tokens
+from triptych.images.crop import crop_tiles
+from triptych.images.decode import open_image
+from triptych.images.layout import TileLayout
+from triptych.images.plan import TilePlan, TilingSpec, plan_tiles
+from triptych.language.head import IGNORE
+from triptych.model.template import (
+    IMAGE_END,
+    IMAGE_START,
+    IMAGE_TOKEN,
+    Segment,
+    render,
+)
+from triptych.spec import Spec, validate
+
+Tiles = npt.NDArray[Any]
+
+
+class VisionSettings(Spec):
+    """What the processor must know of the model's vision side."""
+
+    tiling: TilingSpec
+    """How an image is cut into tiles."""
+    tile_size: int
+    """Side of a tile in pixels."""
+    rows: int
+    """Rows of a tile's visual tokens."""
+    columns: int
+    """Columns of a tile's visual tokens."""
+    prefix: int = 0
+    """Visual tokens of a tile that stand before its grid."""
+    numbered: bool = False
+    """Images are numbered in the text."""
+    tags: bool = False
+    """Images are wrapped in a start and an end token."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The tokens of one conversation; its pixels are not needed for them.
+
+    Attributes:
+        input_ids: token ids, image placeholders expanded.
+        supervised: for each token, whether it is in the loss.
+        spans: [start, stop) of each image's visual tokens.
+    """
+
+    input_ids: list[int]
+    supervised: list[bool]
+    spans: list[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class TriptychProcessor(ProcessorMixin):
+    """Tokenizer, chat template and tiling of one model.
+
+    ``encode``, ``tiles`` and ``collate`` are the three steps; ``apply_chat_template`` and
+    ``__call__`` join them in the way transformers users know.
+
+    Args:
+        tokenizer: a fast tokenizer that knows ``<image>``.
+        vision: the fields of ``VisionSettings``.
+        end_token: the token that ends an answer.
+        chat_template: jinja text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        vision: Mapping[str, Any],
+        end_token: str,
+        chat_template: str,
+    ) -> None:
+        self.vision = dict(vision)
+        self.end_token = end_token
+        self.settings = validate(VisionSettings, self.vision, "processor_config.json: vision")
+        self.layout = TileLayout(self.settings.rows, self.settings.columns, self.settings.prefix)
+        self.tile_size = self.settings.tile_size
+        super().__init__(tokenizer, chat_template=chat_template)
+        self.image_token_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+        self.end_token_id = int(tokenizer.convert_tokens_to_ids(end_token))
+        self.pad_token_id = int(
+            self.end_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        )
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that ``collate`` makes."""
+        return [
+            "input_ids",
+            "attention_mask",
+            "pixel_values",
+            "tiles_per_image",
+            "images_per_sample",
+        ]
+
+    def plan(self, width: int, height: int) -> TilePlan:
+        """Plan the tiles of an image of ``width`` x ``height`` pixels."""
+        return plan_tiles(width, height, self.tile_size, self.settings.tiling)
+
+    def count(self, width: int, height: int) -> int:
+        """Visual tokens of an image of ``width`` x ``height`` pixels."""
+        return image_tokens(self.plan(width, height), self.layout)
+
+    def segments(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False
+    ) -> list[Segment]:
+        """Render messages into text segments; see ``template.render``."""
+        return render(
+            cast(str, self.chat_template),
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            variables={
+                "image_token": IMAGE_TOKEN,
+                "image_start": IMAGE_START,
+                "image_end": IMAGE_END,
+                "numbered": self.settings.numbered,
+                "tags": self.settings.tags,
+                "bos_token": self.tokenizer.bos_token or "",
+                "end_token": self.end_token,
+            },
+        )
+
+    def encode(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sizes: Sequence[tuple[int, int]],
+        *,
+        add_generation_prompt: bool = False,
+    ) -> Prompt:
+        """Tokenise a conversation.
+
+        The text is cut where supervision begins and ends before it is tokenised, so that the
+        tokens of a prompt are a prefix of the tokens of the same conversation with its answer.
+
+        Args:
+            messages: chat-completions messages; the k-th image part has ``sizes[k]``.
+            sizes: (width, height) of each image in pixels.
+            add_generation_prompt: open an assistant turn at the end.
+
+        Raises:
+            DataError: the number of image parts is not the number of sizes.
+        """
+        costs = [self.count(width, height) for width, height in sizes]
+        prompt = Prompt([], [], [])
+        for segment in self.segments(messages, add_generation_prompt=add_generation_prompt):
+            in_loss = segment.message is not None and messages[segment.message].get("loss", True)
+            self._extend(prompt, segment.text, bool(in_loss), costs)
+        if len(prompt.spans) != len(costs):
+            raise DataError(
+                f"the messages have {len(prompt.spans)} image part(s), but {len(costs)} image(s) "
+                "were given"
+            )
+        return prompt
+
+    def _extend(self, prompt: Prompt, text: str, in_loss: bool, costs: Sequence[int]) -> None:
+        """Append the tokens of ``text``, each image placeholder repeated to its cost."""
+        for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]:
+            if token != self.image_token_id:
+                prompt.input_ids.append(token)
+                prompt.supervised.append(in_loss)
+                continue
+            image = len(prompt.spans)
+            if image >= len(costs):
+                raise DataError(
+                    f"the messages have more image parts than the {len(costs)} image(s) given"
+                )
+            start = len(prompt.input_ids)
+            prompt.input_ids.extend([token] * costs[image])
+            prompt.supervised.extend([False] * costs[image])
+            prompt.spans.append((start, start + costs[image]))
+
+    def tiles(self, image: Image.Image) -> Tiles:
+        """Cut an RGB image into tiles, uint8 (T, 3, S, S)."""
+        return crop_tiles(image, self.plan(*image.size))
+
+    def collate(
+        self,
+        prompts: Sequence[Prompt],
+        tiles: Sequence[Sequence[Tiles]],
+        *,
+        padding_side: Literal["left", "right"] = "right",
+        labels: bool = False,
+    ) -> dict[str, Tensor]:
+        """Stack conversations into one batch.
+
+        Args:
+            prompts: tokens of each conversation.
+            tiles: for each conversation, for each of its images, its uint8 tiles (T, 3, S, S), or
+                its cached tower features (T, P, D) in a floating type.
+            padding_side: where shorter conversations are filled up.
+            labels: also make ``labels``, -100 outside the loss.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` (B, S); ``images_per_sample`` (B,); where there are
+            images ``tiles_per_image`` (I,) and ``pixel_values`` or ``tile_features``.
+        """
+        batch = _pad(prompts, self.pad_token_id, padding_side)
+        if not labels:
+            del batch["labels"]
+        batch["images_per_sample"] = torch.tensor([len(images) for images in tiles])
+        flat = [image for images in tiles for image in images]
+        if flat:
+            batch["tiles_per_image"] = torch.tensor([len(image) for image in flat])
+            pixels = np.concatenate(flat)
+            name = "pixel_values" if pixels.dtype == np.uint8 else "tile_features"
+            batch[name] = torch.from_numpy(pixels)
+        return batch
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        return_tensors: Literal["pt"] = "pt",
+        padding_side: Literal["left", "right"] = "left",
+    ) -> BatchFeature:
+        """Prepare rendered texts whose images stand as ``<image>``.
+
+        Args:
+            images: one image, the images of one text, or a list of images for each text.
+            text: one text or a list.
+            return_tensors: only ``pt``.
+            padding_side: left for generation, right for training.
+        """
+        texts = [text] if isinstance(text, str) else list(text or [])
+        nested = _nest(images, len(texts))
+        prompts = []
+        for one, pictures in zip(texts, nested, strict=True):
+            prompt = Prompt([], [], [])
+            self._extend(prompt, one, False, [self.count(*picture.size) for picture in pictures])
+            if len(prompt.spans) != len(pictures):
+                raise DataError(
+                    f"the text has {len(prompt.spans)} {IMAGE_TOKEN!r}, but {len(pictures)} "
+                    "image(s) were given"
+                )
+            prompts.append(prompt)
+        tiles = [[self.tiles(picture.convert("RGB")) for picture in row] for row in nested]
+        return BatchFeature(dict(self.collate(prompts, tiles, padding_side=padding_side)))
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Sequence[Any],
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = True,
+        return_tensors: Literal["pt"] = "pt",
+        padding_side: Literal["left", "right"] = "left",
+    ) -> str | list[str] | Tensor | BatchFeature:
+        """Render one conversation or a list of them; with ``tokenize`` make model inputs.
+
+        Image parts carry a path, data URI, bytes or PIL image under ``image``, ``path``, ``url``
+        or ``image_url.url``.
+        """
+        many = bool(conversation) and not isinstance(conversation[0], Mapping)
+        conversations = list(conversation) if many else [conversation]
+        if not tokenize:
+            texts = [
+                "".join(
+                    s.text for s in self.segments(c, add_generation_prompt=add_generation_prompt)
+                )
+                for c in conversations
+            ]
+            return texts if many else texts[0]
+        pictures = [[open_image(part) for part in image_sources(c)] for c in conversations]
+        prompts = [
+            self.encode(c, [p.size for p in row], add_generation_prompt=add_generation_prompt)
+            for c, row in zip(conversations, pictures, strict=True)
+        ]
+        tiles = [[self.tiles(picture) for picture in row] for row in pictures]
+        batch = BatchFeature(dict(self.collate(prompts, tiles, padding_side=padding_side)))
+        return batch if return_dict else cast(Tensor, batch["input_ids"])
+
+
+def image_sources(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """List what the image parts of a conversation refer to, in order.
+
+    Raises:
+        DataError: an image part carries no image.
+    """
+    sources = []
+    for number, message in enumerate(messages, start=1):
+        content = message["content"]
+        for part in () if isinstance(content, str) else content:
+            if part["type"] in ("image", "image_url"):
+                sources.append(_source(part, number))
+    return sources
+
+
+def _source(part: Mapping[str, Any], message: int) -> Any:
+    for key in ("image", "path", "url", "image_url"):
+        if key in part:
+            value = part[key]
+            return value["url"] if isinstance(value, Mapping) else value
+    raise DataError(
+        f"message {message}: an image part carries no image; found the keys {sorted(part)}, "
+        "expected 'image' with a path, data URI, bytes or PIL image"
+    )
+
+
+def _pad(prompts: Sequence[Prompt], pad: int, side: str) -> dict[str, Tensor]:
+    """Pad to the longest prompt: ids with ``pad``, mask with 0, labels with -100."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), pad)
+    mask = torch.zeros((len(prompts), longest), dtype=torch.long)
+    labels = torch.full((len(prompts), longest), IGNORE)
+    for row, prompt in enumerate(prompts):
+        start = longest - len(prompt) if side == "left" else 0
+        place = slice(start, start + len(prompt))
+        tokens = torch.tensor(prompt.input_ids)
+        ids[row, place] = tokens
+        mask[row, place] = 1
+        labels[row, place] = torch.where(torch.tensor(prompt.supervised), tokens, IGNORE)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def _nest(
+    images: Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None,
+    texts: int,
+) -> list[list[Image.Image]]:
+    """Bring the three accepted forms of ``images`` to one list per text."""
+    if images is None:
+        return [[] for _ in range(texts)]
+    if isinstance(images, Image.Image):
+        return [[images]]
+    if all(isinstance(image, Image.Image) for image in images) and texts == 1:
+        return [cast(list[Image.Image], list(images))]
+    if len(images) != texts or any(isinstance(image, Image.Image) for image in images):
+        raise DataError(
+            f"{texts} texts need a list of {texts} lists of images, found {len(images)} entries"
+        )
+    return [list(row) for row in cast(Sequence[Sequence[Image.Image]], images)]

@@ -1,0 +1,44 @@
+"""ModelSpec: the three panels of a model and how they are joined."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from triptych.connectors import ConnectorSpec, MlpConnector
+from triptych.fusion import FusionSpec, SpliceFusion
+from triptych.images.plan import FixedTiling, TilingSpec
+from triptych.language import LanguageSpec
+from triptych.spec import Spec
+from triptych.towers import TowerSpec
+
+Family = Literal["auto", "chatml", "llama3", "mistral", "phi3", "gemma", "compact", "plain"]
+
+
+class TemplateSpec(Spec):
+    """How a conversation is written as text."""
+
+    family: Family = "auto"
+    """Chat format; 'auto' chooses it by the control tokens that the tokenizer knows."""
+    numbered: bool = False
+    """Write 'Image k:' before each image, k counting over the whole conversation."""
+    tags: bool = False
+    """Wrap each image in a start and an end token with trainable embeddings."""
+
+
+class ModelSpec(Spec):
+    """A large multimodal model: vision tower(s), connector, language model."""
+
+    towers: Annotated[tuple[TowerSpec, ...], Field(min_length=1)]
+    """Vision towers; all see the same tiles, and their channels are concatenated."""
+    tiling: TilingSpec = FixedTiling()
+    """How an image is cut into tiles."""
+    connector: ConnectorSpec = MlpConnector()
+    """From the towers' tokens to visual tokens of the language model's width."""
+    fusion: FusionSpec = SpliceFusion()
+    """Where visual tokens enter the language model."""
+    attention: Literal["causal"] = "causal"
+    """Which keys a query may see."""
+    language: LanguageSpec
+    """The language model and its tokenizer."""
+    template: TemplateSpec = TemplateSpec()
+    """How a conversation is written as text."""
