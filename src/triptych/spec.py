@@ -47,7 +47,7 @@ def validate(kind: type[T], data: object, where: str) -> T:
         raise RecipeError(f"{where}: " + "; ".join(lines)) from None
 
 
-def _explain(kind: object, problem: Mapping[str, Any]) -> str:
+def _explain(kind: type[Any], problem: Mapping[str, Any]) -> str:
     location = [str(part) for part in problem["loc"]]
     path = ".".join(location) or "(top level)"
     if problem["type"] == "extra_forbidden":
@@ -60,11 +60,11 @@ def _explain(kind: object, problem: Mapping[str, Any]) -> str:
     return f"'{path}' is {problem['input']!r}: {problem['msg']}"
 
 
-def _field_names(kind: object, location: Sequence[str]) -> set[str]:
+def _field_names(kind: type[Any], location: Sequence[str]) -> set[str]:
     """Names of the fields that may stand at ``location`` inside ``kind``."""
-    schema = TypeAdapter(kind).json_schema()
+    schema: Mapping[str, Any] = TypeAdapter(kind).json_schema()
     definitions = schema.get("$defs", {})
-    nodes = [schema]
+    nodes: list[Mapping[str, Any]] = [schema]
     for part in location:
         nodes = [child for node in nodes for child in _children(node, part, definitions)]
     return {

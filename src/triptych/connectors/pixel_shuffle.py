@@ -51,8 +51,8 @@ class PixelShuffleConnector(Spec):
         """
         if tile.prefix:
             raise RecipeError(
-                f"model.connector: pixel_shuffle has no place for the {tile.prefix} prefix token(s) "
-                "of the tower; set 'cls: drop' on the tower"
+                f"model.connector: pixel_shuffle has no place for the tower's {tile.prefix} prefix "
+                "token(s); set 'cls: drop' on the tower"
             )
         if tile.rows % self.factor or tile.columns % self.factor:
             raise RecipeError(

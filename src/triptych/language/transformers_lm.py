@@ -3,8 +3,13 @@
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from triptych.errors import RecipeError
 from triptych.language.tokenizer import TrainedTokenizer

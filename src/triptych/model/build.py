@@ -22,6 +22,7 @@ from triptych.model.template import (
     end_token,
     read_template,
 )
+from triptych.towers import Tower
 
 
 def initialise(
@@ -63,7 +64,7 @@ def initialise(
             language.resize_token_embeddings(text_config["vocab_size"], mean_resizing=False)
         model = TriptychForConditionalGeneration(config, language)
         for tower_spec, tower in zip(panels.towers, model.towers, strict=True):
-            tower_spec.load(tower)
+            tower_spec.load(cast(Tower, tower))
     model.generation_config = GenerationConfig(
         eos_token_id=processor.end_token_id, pad_token_id=processor.pad_token_id
     )
@@ -117,8 +118,8 @@ def load_pretrained(
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
-            f"{folder}: {len(missing)} weights are missing, the first is '{missing[0]}'; the folder "
-            "is incomplete or of another version"
+            f"{folder}: {len(missing)} weights are missing, the first is '{missing[0]}'; the "
+            "folder is incomplete or of another version"
         )
     return model.eval(), load_processor(folder)
 

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from triptych.connectors import ConnectorSpec
-from triptych.errors import CheckpointError
+from triptych.errors import RecipeError
 from triptych.images.layout import TileLayout
 from triptych.spec import Spec, validate
 from triptych.towers import TowerSpec
@@ -30,9 +30,7 @@ class Panels(Spec):
         layouts = {tower.layout for tower in self.towers}
         if len(layouts) > 1:
             found = ", ".join(str(layout) for layout in sorted(layouts, key=str))
-            raise CheckpointError(
-                f"model.towers: all towers must give the same grid, found {found}"
-            )
+            raise RecipeError(f"model.towers: all towers must give the same grid, found {found}")
         return layouts.pop()
 
     @property

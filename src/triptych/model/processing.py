@@ -17,7 +17,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from triptych.errors import DataError
 from triptych.images.count import image_tokens
 from triptych.images.crop import crop_tiles
-from triptych.images.decode import open_image
+from triptych.images.decode import ImageInput, open_image
 from triptych.images.layout import TileLayout
 from triptych.images.plan import TilePlan, TilingSpec, plan_tiles
 from triptych.language.head import IGNORE
@@ -292,13 +292,13 @@ class TriptychProcessor(ProcessorMixin):
         return batch if return_dict else cast(Tensor, batch["input_ids"])
 
 
-def image_sources(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+def image_sources(messages: Sequence[Mapping[str, Any]]) -> list[ImageInput]:
     """List what the image parts of a conversation refer to, in order.
 
     Raises:
         DataError: an image part carries no image.
     """
-    sources = []
+    sources: list[ImageInput] = []
     for number, message in enumerate(messages, start=1):
         content = message["content"]
         for part in () if isinstance(content, str) else content:
@@ -307,11 +307,11 @@ def image_sources(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
     return sources
 
 
-def _source(part: Mapping[str, Any], message: int) -> Any:
+def _source(part: Mapping[str, Any], message: int) -> ImageInput:
     for key in ("image", "path", "url", "image_url"):
         if key in part:
             value = part[key]
-            return value["url"] if isinstance(value, Mapping) else value
+            return cast(ImageInput, value["url"] if isinstance(value, Mapping) else value)
     raise DataError(
         f"message {message}: an image part carries no image; found the keys {sorted(part)}, "
         "expected 'image' with a path, data URI, bytes or PIL image"

@@ -1,6 +1,6 @@
 """From tiles to visual tokens, and their check against the sequence.
 
-Shape suffixes: B batch, S sequence, I images, T tiles, P tokens of a tile, V visual tokens, D width.
+Shape suffixes: B batch, S sequence, I images, T tiles, P tokens of a tile, D width.
 """
 
 from dataclasses import dataclass
@@ -41,10 +41,8 @@ class Images:
         Raises:
             SpanError: names sample, image, expected and found count.
         """
-        if self.tiles_per_image is None:
-            tiles = [1] * self.tiles
-        else:
-            tiles = self.tiles_per_image.tolist()
+        given = self.tiles_per_image
+        tiles: list[int] = [1] * self.tiles if given is None else given.tolist()
         if sum(tiles) != self.tiles:
             raise SpanError(f"tiles_per_image sums to {sum(tiles)}, found {self.tiles} tiles")
         if self.images_per_sample is not None:
