@@ -1,0 +1,1 @@
+"""Builders of training and evaluation data: they write ordinary records and image files."""

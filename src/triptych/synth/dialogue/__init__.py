@@ -1,0 +1,1 @@
+"""Builders of conversations over one or several images."""
