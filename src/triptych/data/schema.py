@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 from triptych.errors import DataError
 
@@ -202,7 +202,7 @@ def parse_record(obj: object, where: str, root: Path | None = None) -> Record:
         id=_optional_text({"id": identity}, "id", where),
         source=_optional_text(fields, "source", where),
         license=_optional_text(fields, "license", where),
-        metadata=cast("Mapping[str, object] | None", metadata),
+        metadata=metadata,
     )
 
 

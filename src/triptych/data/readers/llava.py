@@ -65,7 +65,9 @@ def convert_entry(entry: object, where: str, root: Path | None = None) -> Record
             f"{where}: {tags} {TAG} tags but {len(images)} images; each image needs one tag"
         )
     left = iter(images)
-    messages = [{"role": role, "content": _split(text, left)} for role, text in turns]
+    messages: list[dict[str, object]] = [
+        {"role": role, "content": _split(text, left)} for role, text in turns
+    ]
     if untagged:
         _show_first(messages, images, where)
     obj = {"messages": messages, "id": entry.get("id"), "source": entry.get("source")}
@@ -90,10 +92,10 @@ def _images(entry: Mapping[str, object], where: str) -> list[str]:
     if image is None:
         return []
     images = image if isinstance(image, list) else [image]
-    for item in images:
-        if not isinstance(item, str):
-            raise DataError(f"{where}: 'image' must be a path or a list of paths")
-    return images
+    paths = [item for item in images if isinstance(item, str)]
+    if len(paths) != len(images):
+        raise DataError(f"{where}: 'image' must be a path or a list of paths")
+    return paths
 
 
 def _turn(turn: object, where: str) -> tuple[str, str]:

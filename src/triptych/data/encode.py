@@ -1,0 +1,164 @@
+"""From a record to tokens and tiles: sizes from headers first, pixels only when asked for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from triptych.data.features import FeatureCache
+from triptych.data.roles import role_errors, split_rounds
+from triptych.data.schema import ImagePart, Record
+from triptych.data.spec import DataSpec
+from triptych.errors import DataError, ImageError
+from triptych.images.decode import image_size, open_image
+from triptych.model.processing import Prompt, TriptychProcessor
+
+Tiles: TypeAlias = npt.NDArray[Any]
+T = TypeVar("T")
+
+
+class RecordImageError(ImageError):
+    """An image of a record cannot be used.
+
+    Attributes:
+        image: the name of the image in the record.
+    """
+
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A record made ready for training, without its pixels.
+
+    Attributes:
+        record: the record, without the rounds that were trimmed.
+        prompt: its tokens.
+        tiles: image tiles of all its images together.
+        trimmed: rounds that were removed to fit the context.
+    """
+
+    record: Record
+    prompt: Prompt
+    tiles: int
+    trimmed: int = 0
+
+
+class Encoder:
+    """Encodes records under the limits of a DataSpec. It keeps no state between records.
+
+    Args:
+        processor: the model's processor.
+        spec: context, overflow policy and image limits.
+        features: cached tower features, delivered in place of tiles when given.
+    """
+
+    def __init__(
+        self, processor: TriptychProcessor, spec: DataSpec, features: FeatureCache | None = None
+    ) -> None:
+        self.processor = processor
+        self.spec = spec
+        self.features = features
+
+    def prompt(self, record: Record) -> Prompt | None:
+        """Tokens of a record, or None when it is over the context and the policy is drop."""
+        sample = self.sample(record)
+        return None if sample is None else sample.prompt
+
+    def sample(self, record: Record) -> Sample | None:
+        """Encode a record and apply the overflow policy.
+
+        An image is never cut: ``trim_rounds`` removes whole rounds with their images, oldest
+        first, and keeps system messages and the last round.
+
+        Returns:
+            The sample, or None when it is over ``max_tokens`` and the policy is ``drop``.
+
+        Raises:
+            DataError: naming the record, when its roles are out of order, nothing in it is
+                supervised, or it does not fit and the policy is not ``drop``.
+            RecordImageError: when the header of an image cannot be read.
+        """
+        wrong = role_errors(record.messages)
+        if wrong:
+            raise DataError(f"{record.where}: {wrong[0]}")
+        sizes = [self._per_image(record, k, self._size) for k in range(len(record.images))]
+        prompt = self._encode(record, sizes)
+        trimmed = 0
+        if len(prompt.input_ids) > self.spec.max_tokens:
+            if self.spec.overflow == "drop":
+                return None
+            whole = prompt
+            if self.spec.overflow == "trim_rounds":
+                record, prompt, trimmed = self._trim(record, sizes, prompt)
+            if len(prompt.input_ids) > self.spec.max_tokens:
+                raise DataError(self._too_long(record, whole, prompt))
+        # The first token has no prediction, so it cannot be learned.
+        if not any(prompt.supervised[1:]):
+            raise DataError(
+                f"{record.where}: nothing is supervised: no assistant or document message with "
+                "text and without 'loss': false" + (" is left after trimming" if trimmed else "")
+            )
+        kept = sizes[len(sizes) - len(record.images) :]
+        tiles = sum(self.processor.plan(width, height).tiles for width, height in kept)
+        return Sample(record, prompt, tiles, trimmed)
+
+    def tiles(self, record: Record) -> list[Tiles]:
+        """Tiles of each image of a record: uint8 (T, 3, S, S), or features (T, P, D) if cached.
+
+        Raises:
+            RecordImageError: naming the record and the image that cannot be decoded.
+        """
+        return [self._per_image(record, k, self._pixels) for k in range(len(record.images))]
+
+    def _encode(self, record: Record, sizes: list[tuple[int, int]]) -> Prompt:
+        try:
+            return self.processor.encode(record.to_messages(), sizes)
+        except DataError as error:
+            raise DataError(f"{record.where}: {error}") from None
+
+    def _trim(
+        self, record: Record, sizes: list[tuple[int, int]], prompt: Prompt
+    ) -> tuple[Record, Prompt, int]:
+        head, rounds = split_rounds(record.messages)
+        trimmed = 0
+        while len(prompt.input_ids) > self.spec.max_tokens and trimmed + 1 < len(rounds):
+            trimmed += 1
+            left = tuple(message for part in rounds[trimmed:] for message in part)
+            record = replace(record, messages=head + left)
+            prompt = self._encode(record, sizes[len(sizes) - len(record.images) :])
+        return record, prompt, trimmed
+
+    def _too_long(self, record: Record, whole: Prompt, left: Prompt) -> str:
+        image_tokens = sum(stop - start for start, stop in whole.spans)
+        message = (
+            f"{record.where}: has {len(whole.input_ids)} tokens ({image_tokens} of them for "
+            f"{len(whole.spans)} images), more than max_tokens {self.spec.max_tokens}"
+        )
+        if self.spec.overflow == "trim_rounds":
+            return message + (
+                f"; its last round alone has {len(left.input_ids)}. Raise data.max_tokens or "
+                "shorten the record"
+            )
+        return message + "; raise data.max_tokens or set data.overflow to drop or trim_rounds"
+
+    def _per_image(self, record: Record, index: int, read: Callable[[ImagePart], T]) -> T:
+        part = record.images[index]
+        try:
+            return read(part)
+        except ImageError as error:
+            named = RecordImageError(f"{record.where}: image {index + 1}: {error}")
+            named.image = part.name
+            raise named from None
+
+    def _size(self, part: ImagePart) -> tuple[int, int]:
+        if self.features is not None:
+            return self.features.size(part)
+        return image_size(part.location, limits=self.spec.limits)
+
+    def _pixels(self, part: ImagePart) -> Tiles:
+        if self.features is not None:
+            return self.features.get(part)
+        return np.asarray(self.processor.tiles(open_image(part.location, limits=self.spec.limits)))

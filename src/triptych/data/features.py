@@ -1,0 +1,349 @@
+"""Features of frozen towers, computed once and read from one memory-mapped file.
+
+Shape suffixes: T tiles, P tokens of a tile before the connector, D channels of a token.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from triptych.data.schema import ImagePart
+from triptych.data.workers import read_ahead
+from triptych.errors import DataError, ImageError
+from triptych.images.decode import ImageLimits, content_hash, open_image
+from triptych.model.processing import TriptychProcessor
+
+Features: TypeAlias = npt.NDArray[np.float16]
+Encode: TypeAlias = Callable[[Tensor], Tensor]
+Progress: TypeAlias = Callable[[int, int], None]
+
+DATA, INDEX, LAYOUT_VERSION = "features.f16", "index.json", 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Rows [start, stop) of the file that hold one image, and its size in pixels."""
+
+    start: int
+    stop: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class CacheIndex:
+    """What index.json holds.
+
+    Attributes:
+        fingerprint: what the features were made with.
+        tokens, width: P and D of every tile.
+        images: content hash -> where its features are.
+        names: path or content name of an image -> its content hash.
+        failed: name of an image that could not be decoded -> why.
+    """
+
+    fingerprint: str
+    tokens: int
+    width: int
+    images: dict[str, Entry]
+    names: dict[str, str]
+    failed: dict[str, str]
+
+
+class FeatureCache:
+    """Features of images by name; images with the same content share their rows.
+
+    Open one that was built with ``FeatureCache(folder, fingerprint)``, or build it with ``build``.
+
+    Raises:
+        DataError: when the folder holds no cache, or one made with other towers or tiling.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        index = read_index(folder)
+        if index is None:
+            raise DataError(f"{folder}: holds no feature cache; build it first")
+        if index.fingerprint != fingerprint:
+            raise DataError(
+                f"{folder}: the features were made with other towers or another tiling; "
+                "build them again"
+            )
+        self.index = index
+        if not _is_whole(folder, index):
+            raise DataError(f"{folder}: the feature file is cut off; delete the folder")
+        rows = max((entry.stop for entry in index.images.values()), default=0)
+        shape = (rows, index.tokens, index.width)
+        self._rows: Features = (
+            np.memmap(folder / DATA, dtype=np.float16, mode="r", shape=shape)
+            if rows
+            else np.zeros(shape, dtype=np.float16)
+        )
+
+    def __reduce__(self) -> tuple[type["FeatureCache"], tuple[Path, str]]:
+        # A worker maps the file itself; pickling the map would copy every feature.
+        return FeatureCache, (self.folder, self.index.fingerprint)
+
+    def __len__(self) -> int:
+        return len(self.index.images)
+
+    def get(self, part: ImagePart) -> Features:
+        """Features (T, P, D) of an image, copied out of the file."""
+        entry = self._entry(part)
+        return np.array(self._rows[entry.start : entry.stop])
+
+    def size(self, part: ImagePart) -> tuple[int, int]:
+        """Width and height in pixels of an image."""
+        entry = self._entry(part)
+        return entry.width, entry.height
+
+    def _entry(self, part: ImagePart) -> Entry:
+        name = image_name(part)
+        if name in self.index.failed:
+            raise ImageError(self.index.failed[name])
+        if name not in self.index.names:
+            raise ImageError(f"{part.name}: is not in the feature cache {self.folder}")
+        return self.index.images[self.index.names[name]]
+
+    @classmethod
+    def build(
+        cls,
+        folder: Path,
+        fingerprint: str,
+        images: Iterable[ImagePart],
+        processor: TriptychProcessor,
+        encode: Encode,
+        *,
+        device: torch.device | str = "cpu",
+        batch_tiles: int = 64,
+        workers: int = 0,
+        limits: ImageLimits | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        progress: Progress | None = None,
+    ) -> "FeatureCache":
+        """Compute the features of ``images``, or reuse the cache when nothing has changed.
+
+        The folder appears whole or not at all: everything is written under a temporary name.
+
+        Args:
+            folder: where the cache is, or will be.
+            fingerprint: names the towers, their weights and the tiling (``fingerprint_of``).
+            images: what to compute; repeats are computed once.
+            processor: cuts images into tiles.
+            encode: uint8 tiles (T, 3, S, S) on ``device`` -> features (T, P, D).
+            device: where ``encode`` wants its tiles.
+            batch_tiles: tiles given to ``encode`` at once, more when one image has more.
+            workers: processes that decode ahead.
+            limits: largest image that is opened.
+            on_error: with skip, images that cannot be decoded are remembered as failed.
+            progress: called with the images done and their number.
+
+        Raises:
+            ImageError: when an image cannot be decoded and ``on_error`` is raise.
+            DataError: when features are too large for 16 bits.
+        """
+        limits = limits or ImageLimits()
+        parts = list({image_name(part): part for part in images}.values())
+        if _is_current(folder, fingerprint, parts, on_error):
+            return cls(folder, fingerprint)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        decoded = _decode(parts, _Decoder(processor, limits), workers, on_error)
+        with _new_folder(folder) as temporary:
+            writer = _Writer(temporary / DATA, encode, torch.device(device), batch_tiles)
+            for done, image in enumerate(decoded, start=1):
+                writer.add(image)
+                if progress is not None:
+                    progress(done, len(parts))
+            writer.write_index(fingerprint, temporary / INDEX)
+        return cls(folder, fingerprint)
+
+
+def fingerprint_of(towers: nn.Module, processor: TriptychProcessor, *, settings: str = "") -> str:
+    """Hash what features depend on: every weight of the towers, the tiling and the tile size.
+
+    Args:
+        towers: every tower of the model.
+        processor: knows the tiling.
+        settings: what else matters and no weight tells, such as the layer that is read: the specs
+            of the towers as JSON.
+    """
+    digest = hashlib.sha256(json.dumps(processor.vision, sort_keys=True).encode())
+    digest.update(settings.encode())
+    digest.update(repr(towers).encode())
+    for name, tensor in sorted(towers.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def image_name(part: ImagePart) -> str:
+    """The key of an image: its path, or a hash where the record carries the image itself."""
+    location = part.location
+    if isinstance(location, bytes) or str(location).startswith("data:"):
+        return "sha256:" + content_hash(location)
+    return str(location)
+
+
+def read_index(folder: Path) -> CacheIndex | None:
+    """Read the index of a cache; None where there is none.
+
+    Raises:
+        DataError: when index.json is there but cannot be understood.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        return None
+    try:
+        plain: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if plain.pop("version") != LAYOUT_VERSION:
+            return None
+        plain["images"] = {name: Entry(**entry) for name, entry in plain["images"].items()}
+        return CacheIndex(**plain)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: is damaged ({error}); delete the folder {folder} and run again"
+        ) from None
+
+
+def _is_current(folder: Path, fingerprint: str, parts: Sequence[ImagePart], on_error: str) -> bool:
+    index = read_index(folder)
+    if index is None or index.fingerprint != fingerprint or not _is_whole(folder, index):
+        return False
+    for part in parts:
+        name = image_name(part)
+        if on_error == "skip" and name in index.failed:
+            continue
+        try:
+            if index.names.get(name) != content_hash(part.location):
+                return False
+        except ImageError:
+            return False
+    return True
+
+
+def _is_whole(folder: Path, index: CacheIndex) -> bool:
+    rows = max((entry.stop for entry in index.images.values()), default=0)
+    data = folder / DATA
+    return data.is_file() and data.stat().st_size == rows * index.tokens * index.width * 2
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``folder`` when the block ends well."""
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """One image ready for the towers, or the reason why it is not."""
+
+    name: str
+    content: str
+    width: int = 0
+    height: int = 0
+    tiles: npt.NDArray[Any] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    processor: TriptychProcessor
+    limits: ImageLimits
+
+    def __call__(self, part: ImagePart) -> _Decoded:
+        name = image_name(part)
+        try:
+            image = open_image(part.location, limits=self.limits)
+            content = content_hash(part.location)
+        except ImageError as error:
+            return _Decoded(name, "", reason=str(error))
+        return _Decoded(name, content, image.width, image.height, self.processor.tiles(image))
+
+
+class _Images(Dataset[_Decoded]):
+    def __init__(self, parts: Sequence[ImagePart], decode: _Decoder) -> None:
+        self.parts, self.decode = parts, decode
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> _Decoded:
+        return self.decode(self.parts[index])
+
+
+def _decode(
+    parts: Sequence[ImagePart], decode: _Decoder, workers: int, on_error: str
+) -> Iterator[_Decoded]:
+    for image in read_ahead(_Images(parts, decode), range(len(parts)), workers):
+        if image.reason and on_error == "raise":
+            raise ImageError(image.reason)
+        yield image
+
+
+class _Writer:
+    """Encodes tiles in batches and appends their features to one file."""
+
+    def __init__(self, path: Path, encode: Encode, device: torch.device, batch_tiles: int) -> None:
+        self.path, self.encode, self.device, self.batch_tiles = path, encode, device, batch_tiles
+        self.images: dict[str, Entry] = {}
+        self.names: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        self.pending: list[npt.NDArray[Any]] = []
+        self.rows = 0
+        self.shape = (0, 0)
+        path.touch()
+
+    def add(self, image: _Decoded) -> None:
+        if image.tiles is None:
+            self.failed[image.name] = image.reason
+            return
+        self.names[image.name] = image.content
+        if image.content in self.images:
+            return
+        stop = self.rows + len(image.tiles)
+        self.images[image.content] = Entry(self.rows, stop, image.width, image.height)
+        self.rows = stop
+        self.pending.append(image.tiles)
+        if sum(len(tiles) for tiles in self.pending) >= self.batch_tiles:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.pending:
+            return
+        tiles = torch.from_numpy(np.concatenate(self.pending)).to(self.device)
+        self.pending = []
+        with torch.inference_mode():
+            features = self.encode(tiles).to(torch.float16).cpu()
+        if not bool(torch.isfinite(features).all()):
+            raise DataError(
+                "the features of the towers are too large for 16 bits or not finite; "
+                "train without data.cache_features"
+            )
+        self.shape = (features.shape[1], features.shape[2])
+        with self.path.open("ab") as file:
+            file.write(features.contiguous().numpy().tobytes())
+
+    def write_index(self, fingerprint: str, path: Path) -> None:
+        self.flush()
+        index = CacheIndex(fingerprint, *self.shape, self.images, self.names, self.failed)
+        plain = {"version": LAYOUT_VERSION, **asdict(index)}
+        path.write_text(json.dumps(plain), "utf-8")

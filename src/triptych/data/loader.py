@@ -1,0 +1,333 @@
+"""The loader: optimizer steps of micro-batches, resumed to the sample."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import islice
+from math import ceil, floor
+from pathlib import Path
+from typing import TypedDict
+
+from triptych.data.corpus import Corpus, Progress, Skipped, measure
+from triptych.data.encode import Encoder
+from triptych.data.features import FeatureCache
+from triptych.data.plan import IntArray, check_budgets, join_sizes, plan_epoch, plan_once
+from triptych.data.prepare import Batch, Loaded, Preparer, empty_batch
+from triptych.data.schema import ImagePart, Record
+from triptych.data.spec import DataSpec
+from triptych.data.workers import read_ahead
+from triptych.errors import CheckpointError, DataError, RecipeError
+from triptych.model.processing import TriptychProcessor
+
+
+class LoaderState(TypedDict):
+    """Where the loader stands: the next micro-batch of an epoch's plan, and the steps so far."""
+
+    epoch: int
+    batch: int
+    step: int
+
+
+class Quarantine:
+    """Appends samples that were left out to quarantine.jsonl, each once."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._seen: set[tuple[str, str | None]] = set()
+        if path is not None and path.exists():
+            for line in path.read_text("utf-8").splitlines():
+                # A killed run may have left its last line unfinished.
+                if line.endswith("}"):
+                    entry = json.loads(line)
+                    self._seen.add((entry["where"], entry["image"]))
+
+    def add(self, skipped: Skipped) -> None:
+        """Write one line, unless this sample was written before."""
+        key = (skipped.where, skipped.image)
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(skipped), ensure_ascii=False) + "\n")
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+
+class Loader:
+    """Delivers the micro-batches of optimizer steps for one rank.
+
+    All ranks and any number of workers follow one global plan that depends on the sizes, the
+    weights and the seed alone. A step takes ``batch.per_step`` consecutive micro-batches of it;
+    rank r of n takes every n-th of them from the r-th on. A step that begins at the end of an
+    epoch is filled up from the next one, so nothing is lost.
+
+    Args:
+        corpus: training samples.
+        held_out: samples for evaluation.
+        encoder: turns records into prompts and tiles.
+        seed: of the shuffles.
+        weights: passes per epoch by source name, in place of those in the recipe.
+        rank, world: this process and the number of processes.
+        quarantine: where skipped samples are listed; counted only when None.
+        context: how workers start: "fork", "spawn", "forkserver" or None for the default.
+
+    Raises:
+        RecipeError: when the micro-batches of a step cannot be shared out among the ranks, or
+            ``weights`` names an unknown source.
+        DataError: when one sample alone is over a budget.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        held_out: Corpus,
+        encoder: Encoder,
+        *,
+        seed: int,
+        weights: Mapping[str, float] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        quarantine: Path | None = None,
+        context: str | None = None,
+    ) -> None:
+        self.corpus, self.held_out_corpus, self.encoder = corpus, held_out, encoder
+        self.spec: DataSpec = encoder.spec
+        self.seed, self.rank, self.world, self.context = seed, rank, world, context
+        if self.spec.batch.per_step % world:
+            raise RecipeError(
+                f"data.batch.per_step is {self.spec.batch.per_step}, which {world} processes "
+                "cannot share evenly; make it a multiple of their number"
+            )
+        self.weights = self._weights(weights)
+        self.quarantine = Quarantine(quarantine)
+        for part in (corpus, held_out):
+            sizes = join_sizes([source.sizes for source in part.sources])
+            check_budgets(sizes, self.spec.batch, part.where)
+            if rank == 0:
+                for skipped in part.skipped:
+                    self.quarantine.add(skipped)
+        self._state = LoaderState(epoch=0, batch=0, step=0)
+        self._plans: dict[int, list[list[int]]] = {}
+
+    @classmethod
+    def open(
+        cls,
+        processor: TriptychProcessor,
+        spec: DataSpec,
+        *,
+        seed: int,
+        weights: Mapping[str, float] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        quarantine: Path | None = None,
+        progress: Progress | None = None,
+        context: str | None = None,
+    ) -> "Loader":
+        """Measure all sources of ``spec`` (the size pass) and make their loader.
+
+        Args:
+            processor: the model's processor.
+            spec: the data of the run.
+            seed: of the shuffles.
+            weights: passes per epoch by source name, in place of those in the recipe.
+            rank: number of this process.
+            world: number of processes.
+            quarantine: where skipped samples are listed.
+            progress: called during the size pass with the records done and their number.
+            context: how workers start.
+        """
+        encoder = Encoder(processor, spec)
+        return cls(
+            measure(spec.sources, encoder, progress),
+            measure(spec.held_out, encoder, progress),
+            encoder,
+            seed=seed,
+            weights=weights,
+            rank=rank,
+            world=world,
+            quarantine=quarantine,
+            context=context,
+        )
+
+    def derive(
+        self,
+        *,
+        seed: int | None = None,
+        weights: Mapping[str, float] | None = None,
+        features: FeatureCache | None = None,
+    ) -> "Loader":
+        """A loader at its beginning over the same samples, without another size pass.
+
+        Args:
+            seed: of the shuffles; as before when None.
+            weights: passes per epoch by source name, as for a training stage; as in the recipe
+                when None.
+            features: cached features to deliver in place of pixels; as before when None.
+        """
+        features = self.encoder.features if features is None else features
+        return Loader(
+            self.corpus,
+            self.held_out_corpus,
+            Encoder(self.encoder.processor, self.spec, features),
+            seed=self.seed if seed is None else seed,
+            weights=weights,
+            rank=self.rank,
+            world=self.world,
+            quarantine=self.quarantine.path,
+            context=self.context,
+        )
+
+    def steps(self) -> Iterator[list[Batch]]:
+        """Yield this rank's micro-batches of each step, without end, from the current state on.
+
+        While a step is being handled, ``state_dict`` already names the step after it.
+
+        Raises:
+            DataError: for a bad sample when ``on_error`` is raise.
+        """
+        share = self.spec.batch.per_step // self.world
+        loaded = self._load(self._own_batches(self._walk(self._state)), self.corpus)
+        for _, state in self._walk(self._state):
+            batches = [self._admit(item) for item in islice(loaded, share)]
+            self._state = state
+            yield batches
+
+    def state_dict(self) -> LoaderState:
+        """The place of the next step."""
+        return self._state.copy()
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue from a saved place; takes effect at the next call of ``steps``.
+
+        Raises:
+            CheckpointError: when ``state`` is not a state of this class.
+        """
+        if set(state) != set(self._state) or min(state.values()) < 0:
+            raise CheckpointError(
+                f"the loader state is {dict(state)}; counts of epoch, batch and step are expected"
+            )
+        self._state = LoaderState(epoch=state["epoch"], batch=state["batch"], step=state["step"])
+
+    def total_steps(self, epochs: float) -> int:
+        """Steps that ``epochs`` passes take; the last one is filled up from the next epoch."""
+        whole = floor(epochs)
+        batches: float = sum(len(self._plan(epoch)) for epoch in range(whole))
+        if epochs > whole:
+            batches += (epochs - whole) * len(self._plan(whole))
+        return ceil(batches / self.spec.batch.per_step)
+
+    def held_out(self, source: str | None = None, limit: int | None = None) -> Iterator[Batch]:
+        """Yield this rank's share of the held-out micro-batches, each sample once, in fixed order.
+
+        Every rank gets the same number of batches: the last ones may be empty batches of one
+        unsupervised token.
+
+        Args:
+            source: only this held-out source.
+            limit: at most so many samples, spread evenly over all.
+        """
+        chosen, sizes = self._held_out_samples(source, limit)
+        plan = [[chosen[index] for index in batch] for batch in plan_once(sizes, self.spec.batch)]
+        own = plan[self.rank :: self.world]
+        for item in self._load(iter(own), self.held_out_corpus):
+            yield self._admit(item)
+        for _ in range(ceil(len(plan) / self.world) - len(own)):
+            yield empty_batch(self.encoder.processor)
+
+    def held_out_records(self, count: int, source: str | None = None) -> list[Record]:
+        """Up to ``count`` held-out records, spread evenly over all, always the same."""
+        chosen, _ = self._held_out_samples(source, count)
+        return [self.held_out_corpus.record(index) for index in chosen]
+
+    def images(self) -> Iterator[ImagePart]:
+        """Every image of the usable samples, training first, repeats included."""
+        for corpus in (self.corpus, self.held_out_corpus):
+            for sample in range(len(corpus)):
+                yield from corpus.record(sample).images
+
+    def _weights(self, weights: Mapping[str, float] | None) -> list[float]:
+        known = [source.name for source in self.corpus.sources]
+        for name in weights or {}:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+                raise RecipeError(f"data: unknown source '{name}' in the weights ({hint})")
+        if weights is None:
+            return [self.spec.sources[name].weight for name in known]
+        return [weights.get(name, 0.0) for name in known]
+
+    def _plan(self, epoch: int) -> list[list[int]]:
+        if epoch not in self._plans:
+            sizes = [source.sizes for source in self.corpus.sources]
+            plan = plan_epoch(
+                sizes, self.weights, seed=self.seed, epoch=epoch, batch=self.spec.batch
+            )
+            while len(self._plans) >= 3:
+                del self._plans[min(self._plans)]
+            self._plans[epoch] = plan
+        return self._plans[epoch]
+
+    def _walk(self, start: LoaderState) -> Iterator[tuple[list[list[int]], LoaderState]]:
+        """Micro-batches of each step over all ranks, and the state after it."""
+        epoch, place, step = start["epoch"], start["batch"], start["step"]
+        batches: list[list[int]] = []
+        while True:
+            plan = self._plan(epoch)
+            while place < len(plan):
+                batches.append(plan[place])
+                place += 1
+                if len(batches) == self.spec.batch.per_step:
+                    step += 1
+                    yield batches, LoaderState(epoch=epoch, batch=place, step=step)
+                    batches = []
+            epoch, place = epoch + 1, 0
+
+    def _own_batches(
+        self, steps: Iterator[tuple[list[list[int]], LoaderState]]
+    ) -> Iterator[list[int]]:
+        for batches, _ in steps:
+            yield from batches[self.rank :: self.world]
+
+    def _load(self, batches: Iterator[list[int]], corpus: Corpus) -> Iterator[Loaded]:
+        preparer = Preparer(corpus, self.encoder)
+        return read_ahead(preparer, _Once(batches), self.spec.workers, self.context)
+
+    def _admit(self, item: Loaded) -> Batch:
+        """Raise for what was left out, or list it."""
+        for skipped in item.skipped:
+            if self.spec.on_error == "raise":
+                raise DataError(skipped.reason)
+            self.quarantine.add(skipped)
+        return item.batch
+
+    def _held_out_samples(
+        self, source: str | None, limit: int | None
+    ) -> tuple[list[int], IntArray]:
+        sources = self.held_out_corpus.sources
+        if source is not None and source not in [part.name for part in sources]:
+            known = ", ".join(part.name for part in sources) or "none"
+            raise DataError(f"unknown held-out source '{source}'; known: {known}")
+        sizes = join_sizes([part.sizes for part in sources])
+        chosen: list[int] = []
+        start = 0
+        for part in sources:
+            stop = start + len(part.kept)
+            if source in (None, part.name):
+                chosen.extend(range(start, stop))
+            start = stop
+        if limit is not None and limit < len(chosen):
+            chosen = [chosen[index * len(chosen) // limit] for index in range(limit)]
+        return chosen, sizes[chosen]
+
+
+class _Once:
+    """A sampler over one iterator."""
+
+    def __init__(self, batches: Iterator[list[int]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.batches

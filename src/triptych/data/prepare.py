@@ -1,0 +1,67 @@
+"""From the numbers of a micro-batch to its tensors: what a loader worker does.
+
+Shape suffixes: B batch, S sequence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from triptych.data.corpus import Corpus, Skipped, describe_error
+from triptych.data.encode import Encoder, Tiles
+from triptych.errors import DataError
+from triptych.model.processing import Prompt, TriptychProcessor
+
+Batch: TypeAlias = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A micro-batch, and the samples that were left out of it."""
+
+    batch: Batch
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Preparer(Dataset[Loaded]):
+    """Reads, decodes and collates micro-batches. Stateless, so any worker gives the same batch.
+
+    Bad samples are left out and reported, never replaced. Whether they stop the run is decided in
+    the training process, where an error can be shown without a worker's traceback.
+    """
+
+    def __init__(self, corpus: Corpus, encoder: Encoder) -> None:
+        self.corpus = corpus
+        self.encoder = encoder
+
+    def __getitem__(self, samples: Sequence[int]) -> Loaded:
+        prompts: list[Prompt] = []
+        tiles: list[list[Tiles]] = []
+        skipped: list[Skipped] = []
+        for index in samples:
+            try:
+                sample = self.encoder.sample(self.corpus.record(index))
+                if sample is None:
+                    raise DataError(
+                        f"{self.corpus.where(index)}: is over max_tokens now but was not before; "
+                        "the file was changed while it was in use"
+                    )
+                pixels = self.encoder.tiles(sample.record)
+            except DataError as error:
+                skipped.append(describe_error(error, self.corpus.where(index)))
+                continue
+            prompts.append(sample.prompt)
+            tiles.append(pixels)
+        processor = self.encoder.processor
+        if not prompts:
+            return Loaded(empty_batch(processor), tuple(skipped))
+        return Loaded(processor.collate(prompts, tiles, labels=True), tuple(skipped))
+
+
+def empty_batch(processor: TriptychProcessor) -> Batch:
+    """A batch of one text token that is not supervised: what is left when nothing is."""
+    token = 1 if processor.image_token_id == 0 else 0
+    return processor.collate([Prompt([token], [False], [])], [[]], labels=True)
