@@ -1,0 +1,282 @@
+"""Engine: a model, its processor, and batched answers.
+
+Shape suffixes: B batch, S sequence.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from triptych.errors import CheckpointError, ContextError
+from triptych.inference.branching import decode_branches
+from triptych.inference.requests import Answer, Message, Request
+from triptych.inference.sampling import SamplingSpec
+from triptych.inference.stems import batch_stems, plan_stems
+from triptych.inference.text import clean, cut_at_stop, decode
+from triptych.inference.vision import VisionCache, image_inputs
+from triptych.model.build import load_pretrained
+from triptych.model.modeling import TriptychForConditionalGeneration
+from triptych.model.processing import TriptychProcessor, image_sources
+
+
+class Engine:
+    """Answers conversations in batches; each image is opened and encoded once.
+
+    Args:
+        model: a model, put into evaluation mode while it answers.
+        processor: its processor.
+        batch_tokens: padded tokens of a batch, answers included; bounds the memory of the cache.
+    """
+
+    def __init__(
+        self,
+        model: TriptychForConditionalGeneration,
+        processor: TriptychProcessor,
+        *,
+        batch_tokens: int = 16384,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.batch_tokens = batch_tokens
+        self.vision = VisionCache(model, processor)
+        self._text_config: dict[str, Any] = model.config.get_text_config().to_dict()
+        self.stop_ids = self._find_stop_ids()
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a sequence, prompt and answer; None when the model names no limit."""
+        for name in ("max_position_embeddings", "n_positions"):
+            limit = self._text_config.get(name)
+            if isinstance(limit, int):
+                return limit
+        return None
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether every layer sees every earlier token, so that stems can be shared."""
+        kinds = set(self._text_config.get("layer_types") or ["full_attention"])
+        window = self._text_config.get("sliding_window")
+        windowed = window is not None and self._text_config.get("use_sliding_window") is not False
+        return kinds == {"full_attention"} and not windowed
+
+    def answer(
+        self, conversations: Sequence[Sequence[Message]], sampling: SamplingSpec | None = None
+    ) -> list[str]:
+        """Answer each conversation; see ``respond``."""
+        return [answer.text for answer in self.respond(conversations, sampling)]
+
+    def respond(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: SamplingSpec | None = None,
+        *,
+        share_prefixes: bool = False,
+    ) -> list[Answer]:
+        """Answer conversations of any number of images, text-only ones among them.
+
+        Args:
+            conversations: messages in the chat-completions shape, the last one the user's.
+            sampling: how tokens are chosen; greedy when left out.
+            share_prefixes: see ``complete``.
+
+        Returns:
+            One answer per conversation, in the order given.
+
+        Raises:
+            ContextError: a conversation with room for its answer exceeds the context.
+            ImageError: an image is missing or cannot be read.
+        """
+        requests = [self.request(messages) for messages in conversations]
+        return self.complete(requests, sampling, share_prefixes=share_prefixes)
+
+    def request(self, messages: Sequence[Message]) -> Request:
+        """Tokenise a conversation that waits for an answer; images are not decoded yet."""
+        pictures = self.vision.look_all(image_sources(messages))
+        sizes = [picture.size for picture in pictures]
+        prompt = self.processor.encode(messages, sizes, add_generation_prompt=True)
+        return Request(prompt, tuple(pictures))
+
+    def complete(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingSpec | None = None,
+        *,
+        share_prefixes: bool = False,
+    ) -> list[Answer]:
+        """Answer prompts, batched by length within ``batch_tokens``.
+
+        Args:
+            requests: prompts with their images.
+            sampling: how tokens are chosen; greedy when left out.
+            share_prefixes: run what prompts have in common once (see ``stems``); the answers are
+                the same. Used for greedy decoding where the model allows it.
+        """
+        spec = sampling or SamplingSpec()
+        for number, request in enumerate(requests, start=1):
+            self.check_context(request.length, spec.max_new_tokens, f"conversation {number}")
+        plain = spec.greedy and spec.repetition_penalty == 1.0 and not spec.stop
+        tokens: dict[int, list[int]] = {}
+        with self.evaluating(), torch.no_grad():
+            if share_prefixes and plain and self.shares_prefixes:
+                tokens = self._complete_shared(requests, spec)
+            else:
+                for batch in self._batches(requests, spec.max_new_tokens):
+                    rows = self._generate([requests[index] for index in batch], spec)
+                    tokens |= dict(zip(batch, rows, strict=True))
+        return [
+            self.finish(tokens[index], request.length, spec)
+            for index, request in enumerate(requests)
+        ]
+
+    def check_context(self, prompt: int, answer: int, who: str) -> None:
+        """Refuse what does not fit.
+
+        Raises:
+            ContextError: ``prompt`` + ``answer`` tokens exceed the context.
+        """
+        if self.context is not None and prompt + answer > self.context:
+            raise ContextError(
+                f"{who}: {prompt} tokens of the conversation and {answer} for the answer make "
+                f"{prompt + answer}, but the model has a context of {self.context}; shorten the "
+                "conversation, use fewer images, or lower max_new_tokens"
+            )
+
+    def finish(self, tokens: Sequence[int], prompt_tokens: int, spec: SamplingSpec) -> Answer:
+        """Make an answer of generated ids, which may go on behind the end token."""
+        ends = [at for at, token in enumerate(tokens) if token in self.stop_ids]
+        own = tuple(tokens[: ends[0]] if ends else tokens)
+        decoded = decode(self.processor.tokenizer, own)
+        text = clean(decoded, spec.stop)[0]
+        stopped = bool(ends) or cut_at_stop(decoded, spec.stop)[1]
+        return Answer(text, own, prompt_tokens, "stop" if stopped else "length")
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Switch the model to evaluation mode, and back to what it was."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
+    def _find_stop_ids(self) -> frozenset[int]:
+        """The chat template's end token and the end tokens of tokenizer and model."""
+        found: list[int | None] = [self.processor.end_token_id]
+        found.append(self.processor.tokenizer.eos_token_id)
+        if self.model.generation_config is not None:
+            eos = self.model.generation_config.eos_token_id
+            found.extend(eos if isinstance(eos, list) else [eos])
+        return frozenset(int(token) for token in found if token is not None)
+
+    def _batches(self, requests: Sequence[Request], room: int) -> list[list[int]]:
+        """Indices sorted by length, cut where rows x longest would exceed the budget."""
+        batches: list[list[int]] = []
+        for index in sorted(range(len(requests)), key=lambda index: requests[index].length):
+            width = requests[index].length + room
+            if not batches or (len(batches[-1]) + 1) * width > self.batch_tokens:
+                batches.append([])
+            batches[-1].append(index)
+        return batches
+
+    def _generate(self, requests: Sequence[Request], spec: SamplingSpec) -> list[list[int]]:
+        device = self.model.device
+        prompts = [request.prompt for request in requests]
+        batch = self.processor.collate(prompts, [[] for _ in prompts], padding_side="left")
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        features = iter(self.vision.features([one for r in requests for one in r.pictures]))
+        images = [[next(features) for _ in request.pictures] for request in requests]
+        with _seeded(spec, device):
+            output = self.model.generate(
+                **{name: tensor.to(device) for name, tensor in inputs.items()},
+                **image_inputs(images, device),
+                generation_config=spec.generation_config(
+                    self.stop_ids, self.processor.pad_token_id
+                ),
+                tokenizer=self.processor.tokenizer if spec.stop else None,
+            )
+        rows: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+        return rows
+
+    def _complete_shared(
+        self, requests: Sequence[Request], spec: SamplingSpec
+    ) -> dict[int, list[int]]:
+        numbers: dict[str, int] = {}
+        lengths = [request.length + spec.max_new_tokens for request in requests]
+        limit = max(1, self.batch_tokens // max(lengths, default=1))
+        stems = plan_stems([request.key(numbers) for request in requests], limit=limit)
+        tokens: dict[int, list[int]] = {}
+        for batch in batch_stems(stems, lengths, self.batch_tokens):
+            tokens |= decode_branches(
+                self.model,
+                self.vision,
+                requests,
+                batch,
+                stop_ids=self.stop_ids,
+                max_new_tokens=spec.max_new_tokens,
+                pad_id=self.processor.pad_token_id,
+            )
+        return tokens
+
+
+def load_engine(
+    path: str | Path,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    batch_tokens: int = 16384,
+) -> Engine:
+    """Open a trained model.
+
+    Args:
+        path: a model folder (``config.json`` and weights), or a run folder, whose ``model/`` is
+            opened.
+        device: such as "cuda:0"; the first GPU, else the CPU, when left out.
+        dtype: number type of the weights; as saved when left out.
+        batch_tokens: see ``Engine``.
+
+    Raises:
+        CheckpointError: neither was found; the message says what was looked for.
+    """
+    model, processor = load_pretrained(find_model(path))
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device=torch.device(chosen), dtype=dtype or model.dtype)
+    model.eval()
+    return Engine(model, processor, batch_tokens=batch_tokens)
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder that ``path`` names, itself or inside a run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    folder = Path(path)
+    candidates = (folder, folder / "model")
+    for candidate in candidates:
+        if (candidate / "config.json").is_file():
+            return candidate
+    looked = " and ".join(str(candidate / "config.json") for candidate in candidates)
+    if not folder.exists():
+        state = "does not exist"
+    elif folder.is_file():
+        state = "is a file"
+    elif (folder / "checkpoints").is_dir():
+        state = "is a run that has not finished: resume it (triptych train --resume)"
+    else:
+        state = "is neither a model folder nor a run folder"
+    raise CheckpointError(f"{folder} {state}; looked for {looked}")
+
+
+@contextmanager
+def _seeded(spec: SamplingSpec, device: torch.device) -> Iterator[None]:
+    """Seed the global generators for a while when sampling has a seed."""
+    if spec.greedy or spec.seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(spec.seed)
+        yield
