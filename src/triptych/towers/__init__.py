@@ -1,14 +1,32 @@
 """Vision towers: one protocol, and a table from a config ``kind`` to its spec."""
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
 
 from triptych.towers.base import Tower, TowerSpecBase
+from triptych.towers.efficientnet_lite import EfficientNetLiteTower
+from triptych.towers.encoder import TransformersTower
+from triptych.towers.fingerprint import fingerprint
 from triptych.towers.small import SmallTower
 
 TOWERS: dict[str, type[TowerSpecBase]] = {
+    "transformers": TransformersTower,
+    "efficientnet_lite2": EfficientNetLiteTower,
     "small": SmallTower,
 }
 
-TowerSpec: TypeAlias = SmallTower
+TowerSpec: TypeAlias = Annotated[
+    TransformersTower | EfficientNetLiteTower | SmallTower, Field(discriminator="kind")
+]
 
-__all__ = ["TOWERS", "SmallTower", "Tower", "TowerSpec", "TowerSpecBase"]
+__all__ = [
+    "TOWERS",
+    "EfficientNetLiteTower",
+    "SmallTower",
+    "Tower",
+    "TowerSpec",
+    "TowerSpecBase",
+    "TransformersTower",
+    "fingerprint",
+]

@@ -1,0 +1,182 @@
+"""Towers over the vision encoders of transformers.
+
+Shape suffixes: T tiles, P tokens of a tile, D width.
+"""
+
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from transformers import AutoModel
+
+from triptych.errors import CheckpointError, RecipeError
+from triptych.images.layout import TileLayout
+from triptych.towers.base import Tower, TowerSpecBase
+from triptych.towers.families import Family, Triple, family_of
+from triptych.towers.source import complete_config, read_config, read_preprocessing
+
+
+class TransformersTower(TowerSpecBase):
+    """CLIP, SigLIP, SigLIP2, DINOv2 (with registers), DINOv3, ViT, ConvNeXt(V2), EfficientNet."""
+
+    kind: Literal["transformers"] = "transformers"
+    """Names this tower."""
+
+    source: str | None = None
+    """Hub id or local folder of the pretrained encoder; weights are random without it."""
+
+    config: dict[str, Any] | None = None
+    """Config of the encoder as transformers writes it, with its model_type; read from the source
+    when not given."""
+
+    layer: int = -1
+    """Index of the hidden state that is used, 0 being the embeddings and -2 the last but one
+    layer; for ConvNeXt the index of the stage."""
+
+    cls: Literal["drop", "keep"] = "drop"
+    """Whether the CLS token stays before the patches; registers are always dropped."""
+
+    size: int | None = Field(None, ge=1)
+    """Side of a tile in pixels; the size of the source when not given."""
+
+    mean: Triple | None = None
+    """Mean of the pixels in the 0..1 range, per channel; that of the source when not given."""
+
+    std: Triple | None = None
+    """Standard deviation of the pixels, per channel; that of the source when not given."""
+
+    @model_validator(mode="after")
+    def _has_origin(self) -> Self:
+        if self.source is None and self.config is None:
+            raise ValueError("give a source (hub id or folder) or a config with its model_type")
+        return self
+
+    def resolve(self) -> Self:
+        """Embed the config of the vision part, and fill in size, mean and std.
+
+        Raises:
+            RecipeError: when the source cannot be read, its family is not known, or ``layer``,
+                ``cls`` or ``size`` do not fit it.
+        """
+        raw = read_config(self.source) if self.config is None else self.config
+        config = complete_config(raw, self._where)
+        family = family_of(config, self._where)
+        read = None if self.source is None else read_preprocessing(self.source)
+        own_size = family.default_size(config) if read is None else read.size
+        resolved = self.model_copy(
+            update={
+                "config": config,
+                "size": self.size or own_size or family.default_size(config),
+                "mean": self.mean or (read.mean if read else family.mean),
+                "std": self.std or (read.std if read else family.std),
+            }
+        )
+        resolved._check(family)
+        return resolved
+
+    def build(self) -> Tower:
+        """The encoder up to the tapped layer, with random weights."""
+        return EncoderTower(self)
+
+    def load(self, tower: Tower) -> None:
+        """Copy the weights of the source, which must be safetensors."""
+        if self.source is None:
+            return
+        if not isinstance(tower, EncoderTower):
+            raise CheckpointError(f"{self._where}: expected a tower built from this spec")
+        try:
+            pretrained, report = AutoModel.from_pretrained(
+                self.source,
+                config=self._family.full_config(self._config),
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self._where}: weights cannot be loaded: {error}") from None
+        weights = pretrained.state_dict()
+        needed = tower.encoder.state_dict().keys()
+        missing = sorted(
+            key for key in needed if key not in weights or key in report["missing_keys"]
+        )
+        if missing:
+            raise CheckpointError(
+                f"{self._where}: {len(missing)} of {len(needed)} weights are not in the "
+                f"checkpoint, first {missing[0]}"
+            )
+        tower.encoder.load_state_dict({key: weights[key] for key in needed})
+
+    @property
+    def layout(self) -> TileLayout:
+        """The grid of patches, and CLS where it is kept."""
+        side = self._family.side(self._config, self.tap, self.tile_size)
+        return TileLayout(rows=side, columns=side, prefix=int(self.cls == "keep"))
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self._family.width(self._config, self.tap)
+
+    @property
+    def tile_size(self) -> int:
+        """Side of a tile in pixels."""
+        if self.size is None:
+            raise RecipeError(f"{self._where}: call resolve() first")
+        return self.size
+
+    @property
+    def tap(self) -> int:
+        """Number of layers before the tapped hidden state."""
+        depth = self._family.depth(self._config)
+        tap = self.layer if self.layer >= 0 else depth + 1 + self.layer
+        if not 0 <= tap <= depth:
+            raise RecipeError(
+                f"{self._where}: layer {self.layer} does not exist; the encoder has {depth} "
+                f"layers, so {-depth - 1} to {depth} can be tapped"
+            )
+        return tap
+
+    @property
+    def _where(self) -> str:
+        return f"tower {self.source or 'config'}"
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        if self.config is None:
+            raise RecipeError(f"{self._where}: call resolve() first")
+        return self.config
+
+    @property
+    def _family(self) -> Family:
+        return family_of(self._config, self._where)
+
+    def _check(self, family: Family) -> None:
+        family.cut(self._config, self.tap)
+        if self.cls == "keep" and not family.has_cls:
+            raise RecipeError(f"{self._where}: {family.model_type} has no CLS token to keep")
+        if self.layout.rows < 1:
+            raise RecipeError(
+                f"{self._where}: a tile of {self.size} pixels is too small to give one token"
+            )
+
+
+class EncoderTower(Tower):
+    """Tokens of one hidden state of a transformers encoder."""
+
+    def __init__(self, spec: TransformersTower) -> None:
+        super().__init__()
+        if spec.mean is None or spec.std is None:
+            raise RecipeError("the spec of a tower must be resolved before it is built")
+        self.size, self.width, self.layout = spec.tile_size, spec.width, spec.layout
+        self.mean, self.std = spec.mean, spec.std
+        self.identity = spec.model_dump_json(exclude={"source"})
+        config = spec.config or {}
+        self.family = family_of(config, "tower")
+        self.prefix = self.family.prefix(config)
+        self.encoder = self.family.build(config, spec.tap)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Encode normalised pixels (T, 3, size, size) into tokens (T, P, D)."""
+        tokens = self.family.run(self.encoder, pixels)
+        patches = tokens[:, self.prefix :]
+        return torch.cat([tokens[:, :1], patches], dim=1) if self.layout.prefix else patches
