@@ -170,7 +170,7 @@ def test_a_model_folder_and_a_run_folder_open(
 
 def test_what_was_looked_for_is_said(tmp_path: Path) -> None:
     (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="does not exist.*config.json"):
+    with pytest.raises(CheckpointError, match=r"does not exist.*config\.json"):
         load_engine(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="has not finished"):
         load_engine(tmp_path / "unfinished")

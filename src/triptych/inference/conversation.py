@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -301,7 +301,7 @@ class Conversation:
             if not complete:  # some layers may have taken the tokens and others not
                 self._cache, self._cached = DynamicCache(), 0
         self._cached = total
-        return output.logits[:, -1]
+        return cast(Tensor, output.logits)[:, -1]
 
     def _forget(self) -> None:
         self.ids = []
