@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from triptych.data.schema import ImagePart
@@ -24,6 +24,8 @@ from triptych.data.workers import read_ahead
 from triptych.errors import DataError, ImageError
 from triptych.images.decode import ImageLimits, content_hash, open_image
 from triptych.model.processing import TriptychProcessor
+from triptych.towers.base import Tower
+from triptych.towers.fingerprint import fingerprint
 
 Features: TypeAlias = npt.NDArray[np.float16]
 Encode: TypeAlias = Callable[[Tensor], Tensor]
@@ -170,21 +172,12 @@ class FeatureCache:
         return cls(folder, fingerprint)
 
 
-def fingerprint_of(towers: nn.Module, processor: TriptychProcessor, *, settings: str = "") -> str:
-    """Hash what features depend on: every weight of the towers, the tiling and the tile size.
-
-    Args:
-        towers: every tower of the model.
-        processor: knows the tiling.
-        settings: what else matters and no weight tells, such as the layer that is read: the specs
-            of the towers as JSON.
-    """
-    digest = hashlib.sha256(json.dumps(processor.vision, sort_keys=True).encode())
-    digest.update(settings.encode())
-    digest.update(repr(towers).encode())
-    for name, tensor in sorted(towers.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+def fingerprint_of(towers: Iterable[Tower], processor: TriptychProcessor) -> str:
+    """Hash what features depend on: the towers with every weight, the tiling and the tile size."""
+    settings = processor.settings
+    digest = hashlib.sha256(f"{settings.tiling.model_dump_json()} {settings.tile_size}".encode())
+    for tower in towers:
+        digest.update(fingerprint(tower).encode())
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import islice
 from math import ceil, floor
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple
 
 from triptych.data.corpus import Corpus, Progress, Skipped, measure
 from triptych.data.encode import Encoder
@@ -21,7 +21,7 @@ from triptych.errors import CheckpointError, DataError, RecipeError
 from triptych.model.processing import TriptychProcessor
 
 
-class LoaderState(TypedDict):
+class LoaderState(NamedTuple):
     """Where the loader stands: the next micro-batch of an epoch's plan, and the steps so far."""
 
     epoch: int
@@ -110,6 +110,7 @@ class Loader:
                 for skipped in part.skipped:
                     self.quarantine.add(skipped)
         self._state = LoaderState(epoch=0, batch=0, step=0)
+        self._given: list[list[int]] = []
         self._plans: dict[int, list[list[int]]] = {}
 
     @classmethod
@@ -190,14 +191,18 @@ class Loader:
         """
         share = self.spec.batch.per_step // self.world
         loaded = self._load(self._own_batches(self._walk(self._state)), self.corpus)
-        for _, state in self._walk(self._state):
+        for planned, state in self._walk(self._state):
             batches = [self._admit(item) for item in islice(loaded, share)]
-            self._state = state
+            self._given, self._state = planned[self.rank :: self.world], state
             yield batches
 
-    def state_dict(self) -> LoaderState:
-        """The place of the next step."""
-        return self._state.copy()
+    def names(self) -> list[str]:
+        """This rank's records of the step given last, as "file:line"."""
+        return [self.corpus.where(sample) for batch in self._given for sample in batch]
+
+    def state_dict(self) -> dict[str, int]:
+        """The place of the step after the one given last."""
+        return self._state._asdict()
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue from a saved place; takes effect at the next call of ``steps``.
@@ -205,11 +210,11 @@ class Loader:
         Raises:
             CheckpointError: when ``state`` is not a state of this class.
         """
-        if set(state) != set(self._state) or min(state.values()) < 0:
+        if set(state) != set(LoaderState._fields) or min(state.values()) < 0:
             raise CheckpointError(
                 f"the loader state is {dict(state)}; counts of epoch, batch and step are expected"
             )
-        self._state = LoaderState(epoch=state["epoch"], batch=state["batch"], step=state["step"])
+        self._state = LoaderState(state["epoch"], state["batch"], state["step"])
 
     def total_steps(self, epochs: float) -> int:
         """Steps that ``epochs`` passes take; the last one is filled up from the next epoch."""
@@ -272,7 +277,7 @@ class Loader:
 
     def _walk(self, start: LoaderState) -> Iterator[tuple[list[list[int]], LoaderState]]:
         """Micro-batches of each step over all ranks, and the state after it."""
-        epoch, place, step = start["epoch"], start["batch"], start["step"]
+        epoch, place, step = start
         batches: list[list[int]] = []
         while True:
             plan = self._plan(epoch)
