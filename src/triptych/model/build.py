@@ -47,8 +47,14 @@ def initialise(
     tokenizer.add_tokens(added, special_tokens=True)
     processor = _make_processor(spec, panels, tokenizer)
     text_config = spec.language.read_config()
-    trained = isinstance(spec.language.load_tokenizer(), TrainedTokenizer)
-    text_config["vocab_size"] = max(len(tokenizer), 0 if trained else text_config["vocab_size"])
+    if isinstance(spec.language.load_tokenizer(), TrainedTokenizer):
+        text_config |= {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": None,
+            "eos_token_id": processor.end_token_id,
+            "pad_token_id": processor.pad_token_id,
+        }
+    text_config["vocab_size"] = max(len(tokenizer), text_config["vocab_size"])
     config = TriptychConfig(
         panels=panels.model_dump(mode="json"),
         text_config=text_config,
