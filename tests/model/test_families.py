@@ -73,7 +73,9 @@ def test_prefill_and_decode_equal_the_full_forward(pair: Pair) -> None:
 def test_loss_is_the_summed_cross_entropy_of_the_full_logits(pair: Pair) -> None:
     model, processor = pair
     conversations = [[*SHORT, answer("yes")], [*TEXT, answer("no no")]]
-    prompts = [processor.encode(c, [(20, 16)] * n) for c, n in zip(conversations, (1, 0))]
+    prompts = [
+        processor.encode(c, [(20, 16)] * n) for c, n in zip(conversations, (1, 0), strict=True)
+    ]
     batch = processor.collate(prompts, [[processor.tiles(picture(3))], []], labels=True)
     out = model(**batch, num_items_in_batch=10)
     labels = batch.pop("labels")

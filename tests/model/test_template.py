@@ -82,7 +82,7 @@ def test_families_are_told_by_their_control_tokens() -> None:
     assert choose_family("auto", tokenizer) == "phi3"
     assert choose_family("compact", tokenizer) == "compact"
     assert end_token("phi3", tokenizer) == "<|end|>"
-    with pytest.raises(RecipeError, match="'chatml' ends an answer with '<|im_end|>'"):
+    with pytest.raises(RecipeError, match="'chatml' ends an answer with"):
         end_token("chatml", tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     assert choose_family("auto", tokenizer) == "chatml"
