@@ -1,0 +1,56 @@
+"""`triptych train`: train a model from a recipe, or go on with a run."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from transformers.utils.logging import disable_progress_bar
+
+from triptych.errors import CheckpointError, RecipeError
+from triptych.recipe import Recipe, load_recipe, save_recipe
+from triptych.training.run import check_new
+from triptych.training.run import train as train_model
+
+
+def train(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="The YAML file of the run.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as stages.0.steps=10."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder.")
+    ] = None,
+) -> None:
+    """Train a model from a recipe, or resume a run exactly where its last checkpoint stands.
+
+    Several processes: torchrun --nproc-per-node N -m triptych train RECIPE parallel.engine=ddp
+    """
+    disable_progress_bar()  # saving a model would write its own bars over ours
+    if resume is not None:
+        if recipe is not None or overrides:
+            raise RecipeError(
+                "--resume goes on with the recipe of the run itself; give no recipe and no "
+                "overrides"
+            )
+        loaded = _recipe_of(resume)
+    elif recipe is None:
+        raise RecipeError("give a recipe to train from, or --resume RUN to go on with a run")
+    else:
+        loaded = load_recipe(recipe, overrides or ())
+        if int(os.environ.get("RANK", "0")) == 0:
+            check_new(loaded.run.folder)
+            save_recipe(loaded, loaded.run.folder / "recipe.yaml")
+    train_model(
+        loaded.model, loaded.data, loaded.stages, loaded.parallel, loaded.run, resume=resume
+    )
+
+
+def _recipe_of(run: Path) -> Recipe:
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        raise CheckpointError(f"{run}: not a run folder (it has no recipe.yaml)")
+    return load_recipe(path)

@@ -1,0 +1,226 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+
+``checkpoints/step-00000100/`` holds weights.safetensors (all that was trained so far, in any
+stage), optimizer.safetensors (AdamW moments), rng.safetensors (generators of every rank) and
+state.json. The folder appears under its name only when it is whole. ``start/`` beside it holds
+the weights that never trained.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from triptych.errors import CheckpointError
+from triptych.training import rng
+from triptych.training.files import remove_folder, remove_temporary, whole_folder, write_text
+from triptych.training.lora import plain_name
+
+FILES = ("weights.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Window:
+    """Sums over the steps since the last entry in the log."""
+
+    steps: int = 0
+    loss: float = 0.0
+    supervised: int = 0
+    tokens: int = 0
+    images: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best held-out loss so far, and the step it was measured at."""
+
+    held_out: str
+    loss: float
+    step: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: optimizer steps over all stages.
+        stage: index of the stage.
+        stage_step: optimizer steps of that stage.
+        loader: state of the stage's loader.
+        trained: plain names of the tensors changed so far.
+        seconds: time spent in steps.
+        best: best held-out loss so far.
+        window: sums not yet logged.
+    """
+
+    step: int = 0
+    stage: int = 0
+    stage_step: int = 0
+    loader: dict[str, int] | None = None
+    trained: tuple[str, ...] = ()
+    seconds: float = 0.0
+    best: Best | None = None
+    window: Window = field(default_factory=Window)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    folder: Path
+    progress: Progress
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Copy the trained tensors into ``model``, whose stage has begun.
+
+        Raises:
+            CheckpointError: a tensor of the checkpoint is not in the model, or has another shape,
+                or one that trains is not in the checkpoint.
+        """
+        own = dict(_tensors(model))
+        stored = load_file(self.folder / "weights.safetensors")
+        absent = sorted(n for n, p in own.items() if p.requires_grad and n not in stored)
+        if absent:
+            raise CheckpointError(
+                f"{self.folder}: '{absent[0]}' (and {len(absent) - 1} more) trains in this stage "
+                "but is not in the checkpoint; the stages of a run must not change before it is "
+                "resumed"
+            )
+        for name, value in stored.items():
+            if name not in own or own[name].shape != value.shape:
+                found = tuple(own[name].shape) if name in own else "no such tensor"
+                raise CheckpointError(
+                    f"{self.folder}: '{name}' is {tuple(value.shape)} in the checkpoint, the model "
+                    f"has {found}; model and stages of a run must not change before it is resumed"
+                )
+            if own[name].dtype == value.dtype:
+                own[name].data.copy_(value)
+            else:  # merged LoRA layers are float32 also where the rest is frozen in bfloat16
+                own[name].data = value.to(own[name].device)
+
+    def load_optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put AdamW's moments and step counts back.
+
+        Raises:
+            CheckpointError: a parameter that trains has no moments in the checkpoint.
+        """
+        stored = load_file(self.folder / "optimizer.safetensors")
+        parameters = dict(_optimized(model, optimizer))
+        for key, value in stored.items():
+            name, _, moment = key.rpartition("/")
+            if name not in parameters:
+                raise CheckpointError(
+                    f"{self.folder}: optimizer.safetensors has moments of '{name}', which does not "
+                    "train; the stages of a run must not change before it is resumed"
+                )
+            parameter = parameters[name]
+            optimizer.state[parameter][moment] = value.to(parameter.device)
+
+    def restore_rng(self, rank: int) -> None:
+        """Restore the generators of ``rank``; leave them as they are if the run had fewer ranks."""
+        prefix = f"{rank}/"
+        states = load_file(self.folder / "rng.safetensors")
+        own = {k.removeprefix(prefix): v for k, v in states.items() if k.startswith(prefix)}
+        if own:
+            rng.restore(own)
+
+
+def save_checkpoint(
+    folder: Path,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generators: Sequence[Mapping[str, Tensor]],
+) -> Path:
+    """Write a checkpoint under ``folder`` (a run's ``checkpoints``); returns its own folder.
+
+    Args:
+        folder: the folder of all checkpoints.
+        progress: how far the run has come.
+        model: the model in its stage, LoRA matrices included.
+        optimizer: AdamW of the stage.
+        generators: states of the random generators of every rank.
+    """
+    trained = set(progress.trained)
+    weights = {
+        name: value.detach().cpu().contiguous()
+        for name, value in _tensors(model)
+        if plain_name(name) in trained
+    }
+    moments = {
+        f"{name}/{moment}": value.detach().cpu()
+        for name, parameter in _optimized(model, optimizer)
+        for moment, value in optimizer.state[parameter].items()
+    }
+    random = {f"{r}/{k}": v for r, state in enumerate(generators) for k, v in state.items()}
+    target = folder / f"step-{progress.step:08d}"
+    with whole_folder(target) as temporary:
+        save_file(weights, temporary / "weights.safetensors")
+        save_file(moments, temporary / "optimizer.safetensors")
+        save_file(random, temporary / "rng.safetensors")
+        state = json.dumps({"format": FORMAT, **asdict(progress)}, indent=1)
+        (temporary / "state.json").write_text(state, encoding="utf-8")
+    return target
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read the state of the checkpoint in ``folder``.
+
+    Raises:
+        CheckpointError: written by another format of this program.
+    """
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    found = state.pop("format", None)
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{folder}: checkpoint format {found}, this version of triptych reads {FORMAT}"
+        )
+    progress = Progress(**state)
+    best = None if progress.best is None else Best(**state["best"])
+    window = Window(**state["window"])
+    trained = tuple(progress.trained)
+    return Checkpoint(folder, replace(progress, best=best, window=window, trained=trained))
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest complete checkpoint under ``folder``; deletes half-written ones."""
+    remove_temporary(folder)
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if all((path / name).is_file() for name in FILES):
+            return read_checkpoint(path)
+        remove_folder(path)
+    return None
+
+
+def prune(folder: Path, keep: int, best: Best | None) -> None:
+    """Delete all checkpoints but the last ``keep`` and the best; record which one is the best."""
+    checkpoints = sorted(folder.glob("step-*"))
+    kept = {path.name for path in checkpoints[-keep:]}
+    if best is not None:
+        name = f"step-{best.step:08d}"
+        kept.add(name)
+        write_text(folder / "best.json", json.dumps({"checkpoint": name, **asdict(best)}) + "\n")
+    for path in checkpoints:
+        if path.name not in kept:
+            remove_folder(path)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _optimized(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> Iterator[tuple[str, nn.Parameter]]:
+    own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in own:
+            yield name, parameter

@@ -1,0 +1,254 @@
+"""The training loop.
+
+For every stage, for every optimizer step: fetch micro-batches, count the supervised tokens of the
+global batch, forward and backward each micro-batch, clip once, step. What happens between steps
+(log, held-out loss, samples, checkpoints) leaves no trace in the training state.
+
+Shape suffixes: B batch, S sequence.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from triptych.errors import TriptychError
+from triptych.language.head import IGNORE
+from triptych.training import rng
+from triptych.training.checkpoint import Checkpoint, Progress, Window, prune, save_checkpoint
+from triptych.training.engines import Engine
+from triptych.training.moving import autocast, to_device
+from triptych.training.parts import (
+    begin_stage,
+    end_stage,
+    parameter_groups,
+    set_modes,
+    trained_names,
+)
+from triptych.training.reporter import Reporter
+from triptych.training.schedule import factor
+from triptych.training.stages import RunSpec, StageSpec
+
+if TYPE_CHECKING:
+    from triptych.model.modeling import TriptychForConditionalGeneration
+
+Batch = Mapping[str, Tensor]
+
+
+class StepLoader(Protocol):
+    """This rank's micro-batches, an optimizer step at a time, without end."""
+
+    def steps(self) -> Iterator[Sequence[Batch]]:
+        """Micro-batches of each step, from the loader's state on."""
+        ...
+
+    def names(self) -> list[str]:
+        """Records of the step given last, for messages."""
+        ...
+
+    def state_dict(self) -> dict[str, int]:
+        """State after the step given last."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on after the step at which ``state`` was taken."""
+        ...
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage, its loader and its length in optimizer steps."""
+
+    spec: StageSpec
+    loader: StepLoader
+    steps: int
+
+
+@dataclass
+class Trainer:
+    """Trains a model through its stages; ``run.train`` puts one together.
+
+    Attributes:
+        folder: where checkpoints go.
+        progress: how far the run has come; replaced after every step.
+    """
+
+    model: "TriptychForConditionalGeneration"
+    engine: Engine
+    run: RunSpec
+    stages: Sequence[StagePlan]
+    reporter: Reporter
+    folder: Path
+    progress: Progress = field(default_factory=Progress)
+
+    def train(self, checkpoint: Checkpoint | None = None) -> None:
+        """Run all stages, from ``checkpoint`` on if there is one.
+
+        Raises:
+            TriptychError: the loss is not finite.
+        """
+        if checkpoint is not None:
+            self.progress = checkpoint.progress
+        for index in range(self.progress.stage, len(self.stages)):
+            self._run_stage(index, checkpoint)
+            checkpoint = None
+
+    def _run_stage(self, index: int, checkpoint: Checkpoint | None) -> None:
+        plan = self.stages[index]
+        rng.seed_all(self.run.seed, index, self.engine.rank)
+        parts = begin_stage(self.model, plan.spec)
+        self.reporter.show_stage(plan.spec, parts, plan.steps)
+        groups = parameter_groups(parts, plan.spec.optimizer.weight_decay)
+        betas, eps = plan.spec.optimizer.betas, plan.spec.optimizer.eps
+        trained = trained_names(parts, self.model) | set(self.progress.trained)
+        self.progress = replace(self.progress, stage=index, trained=tuple(sorted(trained)))
+        if checkpoint is None:
+            self.progress = replace(self.progress, stage_step=0, loader=None)
+        else:
+            checkpoint.load_weights(self.model)
+        module, optimizer = self.engine.prepare(
+            self.model, lambda _: torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
+        )
+        for batches in self._steps(plan, optimizer, checkpoint):
+            started = time.perf_counter()
+            sums = self._step(plan, module, optimizer, batches)
+            self._advance(plan, sums, time.perf_counter() - started)
+            self._between_steps(plan, optimizer, sums.grad_norm)
+        merged = set(end_stage(self.model))
+        kept = {name for name in trained if ".lora_" not in name} | merged
+        self.progress = replace(self.progress, trained=tuple(sorted(kept)))
+
+    def _steps(
+        self, plan: StagePlan, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None
+    ) -> Iterator[Sequence[Batch]]:
+        """The steps left of a stage, all states restored before the first one is taken."""
+        if checkpoint is not None:
+            checkpoint.load_optimizer(self.model, optimizer)
+            plan.loader.load_state_dict(checkpoint.progress.loader or {})
+        steps = plan.loader.steps()
+        while self.progress.stage_step < plan.steps:
+            batches = next(steps)
+            if checkpoint is not None:
+                # After the loader has started, which may draw from the generators.
+                checkpoint.restore_rng(self.engine.rank)
+                checkpoint = None
+            yield batches
+
+    def _step(
+        self,
+        plan: StagePlan,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Sequence[Batch],
+    ) -> "StepSums":
+        engine = self.engine
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor(
+                plan.spec.schedule, self.progress.stage_step, plan.steps
+            )
+        counts = torch.stack([count(batch) for batch in batches]).sum(0).to(engine.device)
+        supervised, tokens, images = engine.all_reduce_sum(counts).tolist()
+        total = torch.zeros((), dtype=torch.float64, device=engine.device)
+        for number, batch in enumerate(batches, start=1):
+            moved = to_device(batch, engine.device)
+            with engine.accumulating(last=number == len(batches)):
+                with autocast(engine.device, self.run.precision):
+                    output = module(**moved, num_items_in_batch=max(supervised, 1), use_cache=False)
+                engine.backward(output.loss)
+            total += output.loss.detach()
+        own = total.clone()
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = engine.clip(trained, plan.spec.clip).item()
+        loss = engine.all_reduce_sum(total).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._refuse(plan, own.item(), loss, norm)
+        engine.step(optimizer)
+        return StepSums(loss * supervised, supervised, tokens, images, norm)
+
+    def _refuse(self, plan: StagePlan, own: float, loss: float, norm: float) -> NoReturn:
+        """Stop because of a loss that is not finite, naming the samples that may have caused it."""
+        innocent = math.isfinite(own) and not math.isfinite(loss)
+        gathered = self.engine.gather([] if innocent else plan.loader.names())
+        names = ", ".join(name for names in gathered for name in names)
+        what = f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"
+        raise TriptychError(
+            f"step {self.progress.step + 1} (stage '{plan.spec.name}'): the {what}; the samples of "
+            f"this step: {names}. Look at them with `triptych data preview`, lower the learning "
+            "rate or train with run.precision=fp32; the weights were not updated and the last "
+            "checkpoint is intact"
+        )
+
+    def _advance(self, plan: StagePlan, sums: "StepSums", seconds: float) -> None:
+        old, window = self.progress, self.progress.window
+        self.progress = replace(
+            old,
+            step=old.step + 1,
+            stage_step=old.stage_step + 1,
+            loader=dict(plan.loader.state_dict()),
+            seconds=old.seconds + seconds,
+            window=Window(
+                steps=window.steps + 1,
+                loss=window.loss + sums.loss,
+                supervised=window.supervised + sums.supervised,
+                tokens=window.tokens + sums.tokens,
+                images=window.images + sums.images,
+                seconds=window.seconds + seconds,
+            ),
+        )
+
+    def _between_steps(
+        self, plan: StagePlan, optimizer: torch.optim.Optimizer, grad_norm: float
+    ) -> None:
+        """Log, measure, sample and save where these are due; all of them at the very end."""
+        step, stage = self.progress.step, plan.spec.name
+        ends = self.progress.stage_step == plan.steps
+        last = ends and plan is self.stages[-1]
+
+        def due(every: int | None) -> bool:
+            return last or (every is not None and step % every == 0)
+
+        self.reporter.show_step(step, stage)
+        if ends or due(self.run.log_every):
+            self.reporter.log_window(self.progress, stage, optimizer, grad_norm)
+            self.progress = replace(self.progress, window=Window())
+        best = self.progress.best
+        if due(self.run.evaluate_every):
+            best = self.reporter.measure_held_out(self.progress, stage)
+        if due(self.run.sample_every):
+            self.reporter.show_samples(step, stage)
+        set_modes(self.model, plan.spec)
+        improved = best != self.progress.best
+        self.progress = replace(self.progress, best=best)
+        if ends or improved or due(self.run.checkpoint_every):
+            self._save(optimizer)
+
+    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+        generators = self.engine.gather(rng.capture())
+        if self.engine.is_main:
+            save_checkpoint(self.folder, self.progress, self.model, optimizer, generators)
+            prune(self.folder, self.run.keep, self.progress.best)
+        self.engine.barrier()
+        self.reporter.draw()
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """Sums over the global batch of one step."""
+
+    loss: float
+    supervised: int
+    tokens: int
+    images: int
+    grad_norm: float
+
+
+def count(batch: Batch) -> Tensor:
+    """Supervised tokens, tokens without padding, and images of a micro-batch: (3,) int64."""
+    supervised = (batch["labels"][:, 1:] != IGNORE).sum()
+    images = len(batch["tiles_per_image"]) if "tiles_per_image" in batch else 0
+    return torch.stack([supervised, batch["attention_mask"].sum(), torch.tensor(images)])

@@ -1,0 +1,152 @@
+"""Applies a stage to a model: what is frozen, what trains, and with which learning rate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from triptych.errors import RecipeError
+from triptych.training.lora import add_lora, merge_lora, plain_name
+from triptych.training.stages import LanguagePartSpec, PartSpec, StageSpec
+
+if TYPE_CHECKING:
+    from triptych.model.modeling import TriptychForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the model in one stage; ``mode`` is how it trains, or ``frozen``."""
+
+    name: str
+    module: nn.Module
+    mode: str
+    learning_rate: float
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the part, those that train and those that do not."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def training(self) -> int:
+        """Parameters that the stage updates."""
+        return sum(p.numel() for p in self.module.parameters() if p.requires_grad)
+
+
+def stage_parts(model: "TriptychForConditionalGeneration", stage: StageSpec) -> list[Part]:
+    """The parts of ``model``, with what ``stage`` does to each."""
+    train = stage.train
+
+    def part(name: str, module: nn.Module, spec: PartSpec | LanguagePartSpec) -> Part:
+        if isinstance(spec, LanguagePartSpec):
+            mode = spec.mode
+        else:
+            mode = "full" if spec.train else "frozen"
+        return Part(name, module, mode, spec.learning_rate or stage.learning_rate)
+
+    return [
+        part("towers", model.towers, train.towers),
+        part("connector", model.connector, train.connector),
+        part("new_tokens", model.new_tokens or nn.Module(), train.new_tokens),
+        part("language", model.language_model, train.language),
+    ]
+
+
+def begin_stage(model: "TriptychForConditionalGeneration", stage: StageSpec) -> list[Part]:
+    """Freeze everything, then unfreeze what ``stage`` trains and add its LoRA matrices.
+
+    Frozen towers run in evaluation mode, so that their batch statistics stay as they are.
+
+    Raises:
+        RecipeError: the stage trains nothing, or a LoRA target matches no layer.
+    """
+    model.requires_grad_(False)
+    parts = stage_parts(model, stage)
+    for part in parts:
+        if part.mode == "lora":
+            add_lora(part.module, stage.train.language)
+        else:
+            part.module.requires_grad_(part.mode == "full")
+    set_modes(model, stage)
+    if not any(part.training for part in parts):
+        raise RecipeError(
+            f"stage '{stage.name}' trains nothing: every part is frozen or has no parameters; set "
+            "train.connector, train.language, train.new_tokens or train.towers"
+        )
+    return parts
+
+
+def set_modes(model: "TriptychForConditionalGeneration", stage: StageSpec) -> None:
+    """Put the model in training mode, but towers that do not train in evaluation mode."""
+    model.train()
+    if not stage.train.towers.train:
+        model.towers.eval()
+
+
+def end_stage(model: "TriptychForConditionalGeneration") -> list[str]:
+    """Merge LoRA matrices, if there are any; returns the full names of the weights merged into."""
+    prefix = "language_model."
+    return [prefix + name for name in merge_lora(model.language_model)]
+
+
+def trained_names(parts: Sequence[Part], model: nn.Module) -> set[str]:
+    """Plain names of everything ``model`` changes in this stage: parameters and running buffers."""
+    names = {plain_name(name) for name, p in model.named_parameters() if p.requires_grad}
+    full = {id(b) for part in parts if part.mode == "full" for b in part.module.buffers()}
+    saved = model.state_dict().keys()
+    return names | {n for n, b in model.named_buffers() if id(b) in full and n in saved}
+
+
+def parameter_groups(parts: Sequence[Part], weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for AdamW: per part, matrices with weight decay and the rest without.
+
+    Each group carries ``part`` and ``peak``, the learning rate that the schedule scales.
+    """
+    groups = []
+    for part in parts:
+        trained = [p for p in part.module.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.ndim > 1]
+        others = [p for p in trained if p.ndim <= 1]
+        for parameters, decay in ((matrices, weight_decay), (others, 0.0)):
+            if parameters:
+                groups.append(
+                    {
+                        "params": parameters,
+                        "lr": part.learning_rate,
+                        "weight_decay": decay,
+                        "part": part.name,
+                        "peak": part.learning_rate,
+                    }
+                )
+    return groups
+
+
+def cast_frozen(
+    model: "TriptychForConditionalGeneration", stages: Sequence[StageSpec], dtype: torch.dtype
+) -> None:
+    """Store in ``dtype`` the parts that no stage trains in full, to save memory.
+
+    LoRA bases are among them: merging goes back to float32.
+    """
+    per_stage = [stage_parts(model, stage) for stage in stages]
+    for index, part in enumerate(per_stage[0]):
+        if all(parts[index].mode != "full" for parts in per_stage):
+            part.module.to(dtype)
+
+
+def parameter_table(stage: StageSpec, parts: Sequence[Part], steps: int) -> Table:
+    """Table of parts: parameters, how many train, how, and the peak learning rate."""
+    table = Table(title=f"stage '{stage.name}': {steps} steps", title_justify="left")
+    for heading in ("part", "parameters", "training", "mode", "learning rate"):
+        table.add_column(heading, justify="left" if heading in ("part", "mode") else "right")
+    for part in parts:
+        rate = f"{part.learning_rate:g}" if part.training else "-"
+        mode = part.mode if part.training or part.mode == "frozen" else "no parameters"
+        table.add_row(part.name, f"{part.parameters:,}", f"{part.training:,}", mode, rate)
+    total, training = sum(p.parameters for p in parts), sum(p.training for p in parts)
+    share = f"{100 * training / max(total, 1):.1f} %"
+    table.add_row("all", f"{total:,}", f"{training:,}", share, "", style="bold")
+    return table

@@ -1,0 +1,311 @@
+"""A whole run: model, data, stages, and the run folder that holds everything."""
+
+import json
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+import transformers
+from torch import Tensor
+
+import triptych
+from triptych.data.features import FeatureCache, fingerprint_of
+from triptych.data.loader import Loader
+from triptych.data.readers import open_reader
+from triptych.data.spec import DataSpec
+from triptych.errors import CheckpointError, RecipeError
+from triptych.model.build import initialise, load_pretrained
+from triptych.model.modeling import TriptychForConditionalGeneration
+from triptych.model.processing import TriptychProcessor
+from triptych.model.spec import ModelSpec
+from triptych.towers.base import Tower
+from triptych.training.checkpoint import Checkpoint, latest_checkpoint
+from triptych.training.display import Display
+from triptych.training.engines import Engine, make_engine
+from triptych.training.files import keep_steps, remove_temporary, whole_folder, write_text
+from triptych.training.loop import StagePlan, Trainer
+from triptych.training.metrics import MetricsLog
+from triptych.training.moving import autocast
+from triptych.training.parts import cast_frozen
+from triptych.training.reporter import HeldOut, Reporter
+from triptych.training.samples import Question, questions_of
+from triptych.training.stages import ParallelSpec, RunSpec, StageSpec
+
+BEFORE_TRAINING = {"recipe.yaml", "environment.json", "start", "features", "quarantine.jsonl"}
+SEED_STRIDE = 7919
+
+
+def train(
+    model_spec: ModelSpec,
+    data_spec: DataSpec,
+    stages: Sequence[StageSpec],
+    parallel: ParallelSpec,
+    run: RunSpec,
+    *,
+    resume: Path | None = None,
+) -> Path:
+    """Train a model through its stages.
+
+    Args:
+        model_spec: the model.
+        data_spec: its data.
+        stages: what trains, in order.
+        parallel: over how many processes.
+        run: the run folder, logging and precision.
+        resume: the folder of a run to go on with, instead of ``run.folder``.
+
+    Returns:
+        The folder of the trained model.
+
+    Raises:
+        CheckpointError: the run folder is taken, or a run to resume is not there.
+        RecipeError: stages, data and engine do not fit together.
+        TriptychError: the loss is not finite.
+    """
+    if resume is not None and not resume.is_dir():
+        raise CheckpointError(f"{resume}: no such run folder to resume")
+    check_cache(data_spec, stages)
+    engine = make_engine(parallel)
+    try:
+        if engine.is_main and resume is None:
+            check_new(run.folder)
+        folder = resume or run.folder
+        return _Run(folder, model_spec, data_spec, tuple(stages), run, engine).train()
+    finally:
+        engine.close()
+
+
+def check_new(folder: Path) -> None:
+    """Check that a new run may write into ``folder``.
+
+    What a run leaves that ended before its first step does not count.
+
+    Raises:
+        CheckpointError: there are other files in it.
+    """
+    found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    taken = [name for name in found if name not in BEFORE_TRAINING and not name.startswith(".")]
+    if taken:
+        names = ", ".join(taken[:5])
+        raise CheckpointError(
+            f"{folder}: the run folder is not empty (it holds {names}); go on with that run by "
+            f"`triptych train --resume {folder}`, choose another folder by run.folder=..., or "
+            "delete it"
+        )
+
+
+def check_cache(data: DataSpec, stages: Sequence[StageSpec]) -> None:
+    """Check that features may be cached.
+
+    Raises:
+        RecipeError: a stage trains the towers whose features would be cached.
+    """
+    training = [stage.name for stage in stages if stage.train.towers.train]
+    if data.cache_features and training:
+        raise RecipeError(
+            f"data.cache_features is true, but stage '{training[0]}' trains the towers, so their "
+            "features change; set data.cache_features=false or freeze the towers in every stage"
+        )
+
+
+@dataclass
+class _Run:
+    """One run on one rank."""
+
+    folder: Path
+    model_spec: ModelSpec
+    data_spec: DataSpec
+    stages: tuple[StageSpec, ...]
+    run: RunSpec
+    engine: Engine
+
+    def train(self) -> Path:
+        """Prepare everything, train, save the model."""
+        display = Display(self.engine.is_main)
+        model, processor = self._start()
+        checkpoint = self._find_checkpoint()
+        loader = self._open_data(model, processor, display)
+        plans = [self._plan(index, stage, loader) for index, stage in enumerate(self.stages)]
+        total = sum(plan.steps for plan in plans)
+        step = 0 if checkpoint is None else checkpoint.progress.step
+        if checkpoint is not None:
+            display.say(f"resuming {self.folder} after step {step} of {total}")
+        log = MetricsLog(self.folder, self.run, step) if self.engine.is_main else None
+        reporter = Reporter(
+            model=model,
+            processor=processor,
+            engine=self.engine,
+            run=self.run,
+            folder=self.folder,
+            total=total,
+            held_out=self._held_out(loader),
+            questions=self._questions(loader),
+            display=display,
+            log=log,
+        )
+        trainer = Trainer(model, self.engine, self.run, plans, reporter, self._checkpoints)
+        try:
+            with display.training(total, step):
+                trainer.train(checkpoint)
+        finally:
+            if log is not None:
+                log.close()
+        target = self.folder / "model"
+        if self.engine.is_main:
+            self._save(model, processor, trainer.progress.trained, target)
+        self.engine.barrier()
+        display.say(f"model: {target}   picture of the loss: {self.folder / 'loss.png'}")
+        return target
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def _start(self) -> tuple[TriptychForConditionalGeneration, TriptychProcessor]:
+        """The model before training, from ``start/``, which is written first in a new run.
+
+        A new run loads it too: what a resumed run begins with is then the same to the bit.
+        """
+        start = self.folder / "start"
+        if self.engine.is_main and not (self._checkpoints.exists() and start.exists()):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            texts = training_texts(self.data_spec)
+            model, processor = initialise(self.model_spec, seed=self.run.seed, texts=texts)
+            with whole_folder(start) as temporary:
+                model.save_pretrained(temporary)
+                processor.save_pretrained(temporary)
+            write_text(self.folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+        self.engine.barrier()
+        model, processor = load_pretrained(start)
+        model.float()
+        if self.run.precision == "bf16":
+            cast_frozen(model, self.stages, torch.bfloat16)
+        if self.run.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.to(self.engine.device)
+        return model, processor
+
+    def _find_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint; the main rank tidies the folder before the others look."""
+        checkpoint = None
+        if self.engine.is_main:
+            remove_temporary(self.folder)
+            checkpoint = latest_checkpoint(self._checkpoints)
+            step = 0 if checkpoint is None else checkpoint.progress.step
+            keep_steps(self.folder / "samples.jsonl", step)
+        self.engine.barrier()
+        return checkpoint if self.engine.is_main else latest_checkpoint(self._checkpoints)
+
+    def _open_data(
+        self, model: TriptychForConditionalGeneration, processor: TriptychProcessor, show: Display
+    ) -> Loader:
+        engine = self.engine
+        with show.phase("records measured") as progress:
+            loader = Loader.open(
+                processor,
+                self.data_spec,
+                seed=self.run.seed,
+                rank=engine.rank,
+                world=engine.world,
+                quarantine=self.folder / "quarantine.jsonl",
+                progress=progress,
+            )
+        for report in loader.corpus.reports + loader.held_out_corpus.reports:
+            show.say(f"  {report}")
+        if not self.data_spec.cache_features:
+            return loader
+        fingerprint = fingerprint_of(cast(Iterable[Tower], model.towers), processor)
+        if engine.is_main:
+            self._cache_features(fingerprint, model, loader, show)
+        engine.barrier()
+        return loader.derive(features=FeatureCache(self.folder / "features", fingerprint))
+
+    def _cache_features(
+        self,
+        fingerprint: str,
+        model: TriptychForConditionalGeneration,
+        loader: Loader,
+        show: Display,
+    ) -> None:
+        """Encode every image once; nothing is done where the cache is there already."""
+
+        def encode(tiles: Tensor) -> Tensor:
+            with autocast(self.engine.device, self.run.precision):
+                return model.encode_tiles(tiles)
+
+        model.eval()
+        with show.phase("images encoded") as progress:
+            FeatureCache.build(
+                self.folder / "features",
+                fingerprint,
+                loader.images(),
+                loader.encoder.processor,
+                encode,
+                device=self.engine.device,
+                workers=self.data_spec.workers,
+                limits=self.data_spec.limits,
+                on_error=self.data_spec.on_error,
+                progress=progress,
+            )
+
+    def _plan(self, index: int, stage: StageSpec, loader: Loader) -> StagePlan:
+        own = loader.derive(seed=self.run.seed + SEED_STRIDE * index, weights=stage.data)
+        return StagePlan(stage, own, stage.steps or own.total_steps(stage.epochs or 1))
+
+    def _held_out(self, loader: Loader) -> dict[str, HeldOut]:
+        limit = self.run.evaluate_samples
+        return {name: partial(loader.held_out, name, limit) for name in self.data_spec.held_out}
+
+    def _questions(self, loader: Loader) -> list[Question]:
+        """The same number of questions from each held-out set, at most ``run.samples``."""
+        questions: list[Question] = []
+        for number, name in enumerate(self.data_spec.held_out, start=1):
+            wanted = number * self.run.samples // len(self.data_spec.held_out) - len(questions)
+            if wanted:
+                questions += questions_of(name, loader.held_out_records(wanted, name))
+        return questions
+
+    def _save(
+        self,
+        model: TriptychForConditionalGeneration,
+        processor: TriptychProcessor,
+        trained: Sequence[str],
+        target: Path,
+    ) -> None:
+        """Write the final model; frozen weights are those of ``start/``, bit for bit."""
+        if self.run.precision == "bf16":
+            values = dict(model.state_dict())
+            model, _ = load_pretrained(self.folder / "start")
+            model.float()
+            own = model.state_dict()
+            for name in trained:
+                own[name].copy_(values[name])
+        if self.run.save_precision == "bf16":
+            model.to(torch.bfloat16)
+        with whole_folder(target) as temporary:
+            model.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+
+
+def training_texts(data: DataSpec) -> Iterator[str]:
+    """Texts of all training sources, for a tokenizer that is trained on them."""
+    for source in data.sources.values():
+        reader = open_reader(source.path, source.reader, source.images)
+        for index in range(min(len(reader), source.limit or len(reader))):
+            for message in reader[index].messages:
+                yield message.text
+
+
+def environment() -> dict[str, str]:
+    """Versions that a run was made with."""
+    return {
+        "triptych": triptych.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+    }

@@ -1,0 +1,202 @@
+"""What a run trains, in which order, and how: the specs of the training room.
+
+A run is a list of stages. Every stage starts and ends with a plain model: it freezes everything,
+unfreezes what its ``train`` names, and merges its LoRA matrices when it ends.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from triptych.spec import Spec
+from triptych.training.schedule import ScheduleSpec
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class PartSpec(Spec):
+    """Whether a part of the model trains, and at which learning rate."""
+
+    train: bool = True
+    """Whether the part's parameters are updated."""
+
+    learning_rate: PositiveFloat | None = None
+    """Peak learning rate of the part; the stage's own when omitted."""
+
+
+class LanguagePartSpec(Spec):
+    """How the language model trains."""
+
+    mode: Literal["frozen", "lora", "full"] = "frozen"
+    """`frozen`: not at all; `lora`: low-rank matrices, merged at the stage's end; `full`: whole."""
+
+    learning_rate: PositiveFloat | None = None
+    """Peak learning rate of the language model; the stage's own when omitted."""
+
+    rank: PositiveInt = 16
+    """Rank of the LoRA matrices."""
+
+    alpha: PositiveFloat = 32.0
+    """LoRA scale: the low-rank product is multiplied by alpha / rank."""
+
+    dropout: Share = 0.0
+    """Dropout before the LoRA matrices."""
+
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the linear layers that get LoRA (such as q_proj), or all but the output layer."""
+
+
+def _part(value: object) -> object:
+    """Shorthand: `true`, `false`, or a learning rate."""
+    if isinstance(value, bool):
+        return {"train": value}
+    if isinstance(value, (int, float)):
+        return {"train": True, "learning_rate": value}
+    return value
+
+
+def _language(value: object) -> object:
+    """Shorthand: the mode alone."""
+    return {"mode": value} if isinstance(value, str) else value
+
+
+Part = Annotated[PartSpec, BeforeValidator(_part, json_schema_input_type=bool | float | PartSpec)]
+LanguagePart = Annotated[
+    LanguagePartSpec,
+    BeforeValidator(
+        _language, json_schema_input_type=Literal["frozen", "lora", "full"] | LanguagePartSpec
+    ),
+]
+
+
+class TrainSpec(Spec):
+    """Which parts of the model train in a stage."""
+
+    towers: Part = PartSpec(train=False)
+    """The vision towers: true, false, a learning rate, or both keys."""
+
+    connector: Part = PartSpec()
+    """The connector between towers and language model: true, false, a learning rate, or keys."""
+
+    new_tokens: Part = PartSpec()
+    """The embedding rows added for image tokens: true, false, a learning rate, or keys."""
+
+    language: LanguagePart = LanguagePartSpec()
+    """The language model: frozen, lora, full, or keys."""
+
+
+class OptimizerSpec(Spec):
+    """AdamW (Loshchilov and Hutter, 2019)."""
+
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    """Decay of the running means of the gradient and of its square."""
+
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
+
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay of matrices; biases, norms and other 1-D parameters never decay."""
+
+
+class StageSpec(Spec):
+    """One stage of training: what trains, on which data, for how long."""
+
+    name: str
+    """Name of the stage in tables, logs and the loss picture."""
+
+    train: TrainSpec = TrainSpec()
+    """Which parts train, and at which learning rates."""
+
+    steps: PositiveInt | None = None
+    """Length in optimizer steps; give this or `epochs`."""
+
+    epochs: PositiveFloat | None = None
+    """Length in passes over the stage's data; give this or `steps`."""
+
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate of the parts that name none of their own."""
+
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """Settings of AdamW; its moments start anew in every stage."""
+
+    schedule: ScheduleSpec = ScheduleSpec()
+    """Warm-up and decay of all learning rates of the stage."""
+
+    clip: PositiveFloat | None = 1.0
+    """Largest gradient norm over all parameters, once per step; null for no clipping."""
+
+    data: dict[str, NonNegativeFloat] | None = None
+    """Weights of the data sources in this stage by name; sources left out are not used."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"stage '{self.name}' needs either steps or epochs (exactly one)")
+        return self
+
+
+class ParallelSpec(Spec):
+    """Over how many processes a run is spread, and how."""
+
+    engine: Literal["single", "ddp"] = "single"
+    """`single`: one process; `ddp`: data parallel over the processes that torchrun started."""
+
+    timeout_minutes: PositiveFloat = 30.0
+    """How long a rank waits for the others before the run is given up."""
+
+
+class RunSpec(Spec):
+    """Where a run writes, what it logs, and how it computes."""
+
+    folder: Path
+    """Folder that receives everything the run writes."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seed of initial weights, data order and dropout."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: autocast to bfloat16; weights that train stay in float32."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+
+    log_every: PositiveInt = 10
+    """Steps between two entries in metrics.jsonl."""
+
+    evaluate_every: PositiveInt | None = None
+    """Steps between two measurements of held-out loss and accuracy; the end always has one."""
+
+    evaluate_samples: PositiveInt | None = 512
+    """Samples measured of each held-out set; null for all."""
+
+    best: str | None = None
+    """The held-out set whose loss chooses the best checkpoint; the first one when omitted."""
+
+    sample_every: PositiveInt | None = None
+    """Steps between two rounds of sample predictions on held-out data."""
+
+    samples: PositiveInt = 4
+    """Predictions per round of samples."""
+
+    checkpoint_every: PositiveInt | None = None
+    """Steps between two checkpoints; the end of the run always has one."""
+
+    keep: PositiveInt = 2
+    """Checkpoints kept, beside the best one."""
+
+    save_precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the weights in the final model folder."""
+
+    tensorboard: bool = True
+    """Write TensorBoard files beside metrics.jsonl."""
+
+    wandb: bool = False
+    """Report to Weights & Biases too (needs the wandb package)."""
