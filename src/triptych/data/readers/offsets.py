@@ -16,7 +16,7 @@ import numpy as np
 from triptych.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
-STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
+STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,8 @@ def _list_objects(path: Path) -> Iterator[tuple[int, int, int]]:
         for match in STRUCTURE.finditer(data):
             token = data[match.start()]
             if token == ord('"'):
+                if match.end() == match.start() + 1:
+                    raise DataError(f"{path}: a text that begins at byte {match.start()} never ends")
                 continue
             depth += 1 if token in b"[{" else -1
             if token in b"[{" and depth == 2:

@@ -1,0 +1,168 @@
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.data.tiny import data_spec, many, paint
+from torch import Tensor
+
+from triptych.data.features import FeatureCache, fingerprint_of
+from triptych.data.loader import Loader
+from triptych.data.schema import ImagePart
+from triptych.data.spec import SourceSpec
+from triptych.errors import DataError, ImageError
+from triptych.model.processing import TriptychProcessor
+from triptych.towers.small import SmallTower
+
+
+class Encode:
+    """Means of the tile's channels as 4 tokens of width 3; counts what it is given."""
+
+    def __init__(self) -> None:
+        self.tiles = 0
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        assert tiles.dtype == torch.uint8
+        self.tiles += len(tiles)
+        return tiles.float().mean(dim=(2, 3))[:, None].expand(-1, 4, -1)
+
+
+def build(folder: Path, parts: list[ImagePart], processor: TriptychProcessor, **options: Any) -> Any:
+    encode = options.pop("encode", Encode())
+    fingerprint = options.pop("fingerprint", "f")
+    cache = FeatureCache.build(folder, fingerprint, parts, processor, encode, **options)
+    return cache, encode
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[ImagePart]:
+    return [ImagePart(paint(tmp_path, f"{k}.png", 20 * k), tmp_path) for k in range(6)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_are_those_of_each_image(
+    tmp_path: Path, parts: list[ImagePart], processor: TriptychProcessor, workers: int
+) -> None:
+    cache, _ = build(tmp_path / "cache", parts, processor, batch_tiles=4, workers=workers)
+    for k, part in enumerate(parts):
+        assert cache.get(part).shape == (1, 4, 3)
+        assert cache.get(part).dtype == np.float16
+        assert np.all(cache.get(part) == 20 * k)
+        assert cache.size(part) == (10, 12)
+
+
+def test_the_same_picture_is_encoded_once(
+    tmp_path: Path, parts: list[ImagePart], processor: TriptychProcessor
+) -> None:
+    shutil.copy(tmp_path / "1.png", tmp_path / "copy.png")
+    raw = ImagePart((tmp_path / "1.png").read_bytes())
+    twins = [parts[1], parts[1], ImagePart("copy.png", tmp_path), raw]
+    cache, encode = build(tmp_path / "cache", twins, processor)
+    assert encode.tiles == len(cache) == 1
+    assert np.array_equal(cache.get(raw), cache.get(parts[1]))
+
+
+def test_a_cache_is_reused_until_something_changes(
+    tmp_path: Path, parts: list[ImagePart], processor: TriptychProcessor
+) -> None:
+    folder = tmp_path / "cache"
+    build(folder, parts, processor)
+    assert build(folder, parts[:3], processor)[1].tiles == 0
+    assert build(folder, parts, processor, fingerprint="g")[1].tiles == 6
+    paint(tmp_path, "2.png", 255)
+    cache, encode = build(folder, parts, processor, fingerprint="g")
+    assert encode.tiles == 6
+    assert np.all(cache.get(parts[2]) == 255)
+    with pytest.raises(DataError, match="other towers"):
+        FeatureCache(folder, "f")
+
+
+def test_a_build_that_fails_leaves_the_old_cache_and_nothing_else(
+    tmp_path: Path, parts: list[ImagePart], processor: TriptychProcessor
+) -> None:
+    folder = tmp_path / "deep" / "cache"
+    build(folder, parts[:1], processor)
+
+    def fail(tiles: Tensor) -> Tensor:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        build(folder, parts, processor, encode=fail)
+    assert [path.name for path in folder.parent.iterdir()] == ["cache"]
+    assert np.all(FeatureCache(folder, "f").get(parts[0]) == 0)
+
+
+def test_numbers_too_large_for_16_bits_are_refused(
+    tmp_path: Path, parts: list[ImagePart], processor: TriptychProcessor
+) -> None:
+    with pytest.raises(DataError, match="16 bits"):
+        build(tmp_path / "cache", parts, processor, encode=lambda t: torch.full((len(t), 4, 3), 1e6))
+
+
+def test_a_bad_image_stops_the_build_or_is_remembered(
+    tmp_path: Path, parts: list[ImagePart], processor: TriptychProcessor
+) -> None:
+    gone = ImagePart("gone.png", tmp_path)
+    with pytest.raises(ImageError, match=r"gone\.png"):
+        build(tmp_path / "cache", [*parts, gone], processor)
+    cache, _ = build(tmp_path / "cache", [*parts, gone], processor, on_error="skip")
+    with pytest.raises(ImageError, match=r"gone\.png"):
+        cache.get(gone)
+    with pytest.raises(ImageError, match="not in the feature cache"):
+        cache.get(ImagePart("unknown.png", tmp_path))
+    assert build(tmp_path / "cache", [gone], processor, on_error="skip")[1].tiles == 0
+
+
+def test_a_damaged_cache_is_an_error_or_built_again(
+    tmp_path: Path, parts: list[ImagePart], processor: TriptychProcessor
+) -> None:
+    folder = tmp_path / "cache"
+    build(folder, parts, processor)
+    (folder / "features.f16").write_bytes(b"1234")
+    with pytest.raises(DataError, match="cut off"):
+        FeatureCache(folder, "f")
+    assert build(folder, parts, processor)[1].tiles == 6
+    (folder / "index.json").write_text(json.dumps({"version": 1, "images": []}))
+    with pytest.raises(DataError, match="delete the folder"):
+        FeatureCache(folder, "f")
+
+
+def test_a_worker_gets_the_path_and_not_the_features(
+    tmp_path: Path, parts: list[ImagePart], processor: TriptychProcessor
+) -> None:
+    cache, _ = build(tmp_path / "cache", parts, processor)
+    data = pickle.dumps(cache)
+    assert len(data) < 1000
+    assert np.array_equal(pickle.loads(data).get(parts[3]), cache.get(parts[3]))
+
+
+def test_the_loader_delivers_features_in_place_of_pixels(
+    tmp_path: Path, processor: TriptychProcessor
+) -> None:
+    spec = data_spec(many(tmp_path, 12), held_out={"h": SourceSpec(path=many(tmp_path, 5, "h.jsonl"))})
+    pixels = Loader.open(processor, spec, seed=0)
+    cache, _ = build(tmp_path / "cache", list(pixels.images()), processor)
+    cached = pixels.derive(features=cache)
+    encode = Encode()
+    for plain, fast in [
+        *zip(next(pixels.steps()), next(cached.steps()), strict=True),
+        *zip(pixels.held_out(), cached.held_out(), strict=True),
+    ]:
+        assert torch.equal(plain["input_ids"], fast["input_ids"])
+        assert "pixel_values" not in fast
+        if "pixel_values" in plain:
+            assert torch.equal(encode(plain["pixel_values"]).half(), fast["tile_features"])
+
+
+def test_a_fingerprint_follows_the_weights_and_the_tiling(processor: TriptychProcessor) -> None:
+    spec = SmallTower(size=16, patch=8, hidden=16, depth=1, heads=2)
+    tower = spec.resolve().build()
+    first = fingerprint_of([tower], processor)
+    assert first == fingerprint_of([tower], processor)
+    with torch.no_grad():
+        next(tower.parameters()).view(-1)[0] += 1
+    assert fingerprint_of([tower], processor) != first
