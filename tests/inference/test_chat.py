@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-
 from tests.inference.tiny import paint, save_model
+
 from triptych.cli.main import main
 from triptych.data.schema import parse_record
 from triptych.inference.engine import Engine
@@ -36,7 +36,10 @@ def test_one_question_as_json(
     assert main(["chat", str(model), *flags, "--max-new-tokens", "6", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["images"][1] == {
-        "path": str(pictures[1]), "width": 16, "height": 16, "tokens": 4
+        "path": str(pictures[1]),
+        "width": 16,
+        "height": 16,
+        "tokens": 4,
     }
     assert printed["answer_tokens"] <= 6
     assert printed["finish_reason"] in ("stop", "length")
@@ -52,8 +55,15 @@ def test_rounds_with_images_and_numbers(talk, tmp_path: Path) -> None:  # noqa: 
     escaped = str(spaced).replace(" ", "\\ ")
     output = talk(
         [
-            f"/image '{spaced}' {other}", f"/image {escaped}", f"/image {spaced}",
-            "what are these?", "/images", "/image absent.png", "/images", "/undo", "/images",
+            f"/image '{spaced}' {other}",
+            f"/image {escaped}",
+            f"/image {spaced}",
+            "what are these?",
+            "/images",
+            "/image absent.png",
+            "/images",
+            "/undo",
+            "/images",
         ]
     )
     assert output.count("my cat.png (24 x 16), sent with the next question") == 3
@@ -79,13 +89,32 @@ def test_saved_conversations_are_records(talk, tmp_path: Path, pictures: list[Pa
 def test_mistakes_leave_the_loop_running(talk, tmp_path: Path) -> None:  # noqa: ANN001
     output = talk(
         [
-            "/unknown", "/image", "/image 'open", "/save", "/save /nowhere/at/all.jsonl", "/undo",
-            "/help", "", "hello", "/save /nowhere/at/all.jsonl", "/clear", "/quit", "never",
+            "/unknown",
+            "/image",
+            "/image 'open",
+            "/save",
+            "/save /nowhere/at/all.jsonl",
+            "/undo",
+            "/help",
+            "",
+            "hello",
+            "/save /nowhere/at/all.jsonl",
+            "/clear",
+            "/quit",
+            "never",
         ]
     )
-    for expected in ("no command /unknown", "needs the path", "close the quotes",
-                     "needs one file name", "no answered round", "no round to take back",
-                     "/images", "No such file", "a new conversation"):
+    for expected in (
+        "no command /unknown",
+        "needs the path",
+        "close the quotes",
+        "needs one file name",
+        "no answered round",
+        "no round to take back",
+        "/images",
+        "No such file",
+        "a new conversation",
+    ):
         assert expected in output
     assert "never" not in output
 

@@ -44,7 +44,7 @@ def test_small_batches_answer_like_large_ones(engine: Engine, pictures: list[Pat
 
 def test_left_padding_leaves_the_next_token_as_it_is(engine: Engine) -> None:
     asked = [[{"role": "user", "content": text}] for text in ("hi", "a much longer question?")]
-    prompts = [engine.request(one).prompt for one in asked]
+    prompts = [one.prompt for one in engine.requests(asked)]
     with torch.no_grad():
         batch = engine.processor.collate(prompts, [[], []], padding_side="left")
         together = engine.model(**batch).logits[:, -1]
@@ -66,7 +66,7 @@ def test_shared_prefixes_answer_like_whole_prompts(engine: Engine, pictures: lis
 def test_the_answer_is_what_argmax_over_full_forwards_gives(
     engine: Engine, pictures: list[Path]
 ) -> None:
-    request = engine.request([user("what is this?", pictures[0], pictures[1])])
+    request = engine.requests([[user("what is this?", pictures[0], pictures[1])]])[0]
     answer = engine.complete([request], SHORT)[0]
     ids = list(request.prompt.input_ids)
     tiles = [engine.processor.tiles(picture_image(p)) for p in pictures[:2]]

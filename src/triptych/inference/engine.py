@@ -3,7 +3,7 @@
 Shape suffixes: B batch, S sequence.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,15 +89,30 @@ class Engine:
             ContextError: a conversation with room for its answer exceeds the context.
             ImageError: an image is missing or cannot be read.
         """
-        requests = [self.request(messages) for messages in conversations]
+        requests = self.requests(conversations)
         return self.complete(requests, sampling, share_prefixes=share_prefixes)
 
-    def request(self, messages: Sequence[Message]) -> Request:
-        """Tokenise a conversation that waits for an answer; images are not decoded yet."""
-        pictures = self.vision.look_all(image_sources(messages))
-        sizes = [picture.size for picture in pictures]
-        prompt = self.processor.encode(messages, sizes, add_generation_prompt=True)
-        return Request(prompt, tuple(pictures))
+    def requests(
+        self, conversations: Sequence[Sequence[Message]], *, add_generation_prompt: bool = True
+    ) -> list[Request]:
+        """Tokenise conversations; of images only headers and hashes are read, once for each path.
+
+        Args:
+            conversations: messages in the chat-completions shape.
+            add_generation_prompt: open an assistant turn at the end.
+        """
+        sources = [image_sources(messages) for messages in conversations]
+        looked = iter(self.vision.look_all([one for row in sources for one in row]))
+        requests = []
+        for messages, row in zip(conversations, sources, strict=True):
+            pictures = tuple(next(looked) for _ in row)
+            prompt = self.processor.encode(
+                messages,
+                [picture.size for picture in pictures],
+                add_generation_prompt=add_generation_prompt,
+            )
+            requests.append(Request(prompt, pictures))
+        return requests
 
     def complete(
         self,
@@ -105,6 +120,7 @@ class Engine:
         sampling: SamplingSpec | None = None,
         *,
         share_prefixes: bool = False,
+        progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """Answer prompts, batched by length within ``batch_tokens``.
 
@@ -113,6 +129,7 @@ class Engine:
             sampling: how tokens are chosen; greedy when left out.
             share_prefixes: run what prompts have in common once (see ``stems``); the answers are
                 the same. Used for greedy decoding where the model allows it.
+            progress: called after each batch with the number of prompts it had.
         """
         spec = sampling or SamplingSpec()
         for number, request in enumerate(requests, start=1):
@@ -121,11 +138,13 @@ class Engine:
         tokens: dict[int, list[int]] = {}
         with self.evaluating(), torch.no_grad():
             if share_prefixes and plain and self.shares_prefixes:
-                tokens = self._complete_shared(requests, spec)
+                batches = self._complete_shared(requests, spec)
             else:
-                for batch in self._batches(requests, spec.max_new_tokens):
-                    rows = self._generate([requests[index] for index in batch], spec)
-                    tokens |= dict(zip(batch, rows, strict=True))
+                batches = self._complete_whole(requests, spec)
+            for batch in batches:
+                tokens |= batch
+                if progress is not None:
+                    progress(len(batch))
         return [
             self.finish(tokens[index], request.length, spec)
             for index, request in enumerate(requests)
@@ -172,7 +191,7 @@ class Engine:
             found.extend(eos if isinstance(eos, list) else [eos])
         return frozenset(int(token) for token in found if token is not None)
 
-    def _batches(self, requests: Sequence[Request], room: int) -> list[list[int]]:
+    def batches(self, requests: Sequence[Request], room: int) -> list[list[int]]:
         """Indices sorted by length, cut where rows x longest would exceed the budget."""
         batches: list[list[int]] = []
         for index in sorted(range(len(requests)), key=lambda index: requests[index].length):
@@ -181,6 +200,13 @@ class Engine:
                 batches.append([])
             batches[-1].append(index)
         return batches
+
+    def _complete_whole(
+        self, requests: Sequence[Request], spec: SamplingSpec
+    ) -> Iterator[dict[int, list[int]]]:
+        for batch in self.batches(requests, spec.max_new_tokens):
+            rows = self._generate([requests[index] for index in batch], spec)
+            yield dict(zip(batch, rows, strict=True))
 
     def _generate(self, requests: Sequence[Request], spec: SamplingSpec) -> list[list[int]]:
         device = self.model.device
@@ -203,14 +229,13 @@ class Engine:
 
     def _complete_shared(
         self, requests: Sequence[Request], spec: SamplingSpec
-    ) -> dict[int, list[int]]:
+    ) -> Iterator[dict[int, list[int]]]:
         numbers: dict[str, int] = {}
         lengths = [request.length + spec.max_new_tokens for request in requests]
         limit = max(1, self.batch_tokens // max(lengths, default=1))
         stems = plan_stems([request.key(numbers) for request in requests], limit=limit)
-        tokens: dict[int, list[int]] = {}
         for batch in batch_stems(stems, lengths, self.batch_tokens):
-            tokens |= decode_branches(
+            yield decode_branches(
                 self.model,
                 self.vision,
                 requests,
@@ -219,7 +244,6 @@ class Engine:
                 max_new_tokens=spec.max_new_tokens,
                 pad_id=self.processor.pad_token_id,
             )
-        return tokens
 
 
 def load_engine(
