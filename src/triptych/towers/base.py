@@ -23,6 +23,8 @@ class Tower(nn.Module, ABC):
         layout: tokens of one tile.
         mean, std: normalisation in the 0..1 range, one number per RGB channel.
         identity: canonical text of the architecture, part of the fingerprint.
+        convolutional: leaves autocast on a CPU, where bf16 convolutions without AVX-512 are more
+            than ten times slower than fp32.
     """
 
     size: int
@@ -31,6 +33,7 @@ class Tower(nn.Module, ABC):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     identity: str
+    convolutional: bool = False
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
@@ -53,7 +56,11 @@ class Tower(nn.Module, ABC):
             ).clamp(0, 1)
         mean = torch.tensor(self.mean, device=tiles.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=tiles.device).view(1, 3, 1, 1)
-        return self.encode(((pixels - mean) / std).to(dtype))
+        normalised = ((pixels - mean) / std).to(dtype)
+        if self.convolutional and tiles.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):
+                return self.encode(normalised)
+        return self.encode(normalised)
 
     def train(self, mode: bool = True) -> Self:
         """Switch modes. A frozen tower stays in evaluation, and so does every batch norm.

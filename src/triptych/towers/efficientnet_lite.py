@@ -99,6 +99,8 @@ class EfficientNetLiteTower(TowerSpecBase):
 class LiteTower(Tower):
     """The package's layers, walked block by block."""
 
+    convolutional = True
+
     def __init__(self, spec: EfficientNetLiteTower) -> None:
         super().__init__()
         self.size, self.width, self.layout = spec.tile_size, spec.width, spec.layout
@@ -124,6 +126,8 @@ class LiteTower(Tower):
         self.head: nn.Module | None = None
         if last == HEAD_STRIDE:
             self.head = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
+        # Depthwise convolutions on a CPU are several times faster in this format.
+        self.to(memory_format=torch.channels_last)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (T, 3, size, size) into tokens (T, P, D)."""

@@ -173,6 +173,7 @@ class EncoderTower(Tower):
         config = spec.config or {}
         self.family = family_of(config, "tower")
         self.prefix = self.family.prefix(config)
+        self.convolutional = self.family.convolutional
         self.encoder = self.family.build(config, spec.tap)
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -72,6 +72,11 @@ class Family(ABC):
         """Whether the first token is a CLS."""
         return False
 
+    @property
+    def convolutional(self) -> bool:
+        """Whether most of the work is convolutions."""
+        return False
+
     def default_size(self, config: Config) -> int:
         """Side in pixels that the encoder was made for."""
         return square(config["image_size"], "image_size")
@@ -182,6 +187,11 @@ class PatchInputFamily(PatchFamily):
 @dataclass(frozen=True)
 class StageFamily(Family):
     """ConvNeXt: hidden state k is the map behind stage k."""
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether most of the work is convolutions."""
+        return True
 
     def depth(self, config: Config) -> int:
         """Number of stages."""
