@@ -1,0 +1,75 @@
+"""`triptych data build`: make training and evaluation data from packages of real material."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from triptych.errors import DataError
+from triptych.synth.dialogue import easy_vqa
+from triptych.synth.dialogue.rounds import Style
+
+DEFAULT = easy_vqa.Plan()
+
+app = typer.Typer(no_args_is_help=True, help="Build data from installed packages.")
+
+
+@app.callback()
+def _build() -> None:
+    """Build data from installed packages."""
+
+
+@app.command("easy-vqa")
+def build_easy_vqa(
+    out: Annotated[Path, typer.Option(help="Folder that receives images and records.")],
+    seed: Annotated[int, typer.Option(help="Seed of the training files.")] = 0,
+    passes: Annotated[
+        int, typer.Option(min=1, help="Conversations of each image in each training file.")
+    ] = DEFAULT.passes,
+    images: Annotated[
+        str, typer.Option(help="Weights of the number of images: number:weight,...")
+    ] = "1:4,2:3,3:2,4:1",
+    rounds_per_image: Annotated[
+        int, typer.Option(min=1, help="Most questions about one image of a conversation.")
+    ] = DEFAULT.style.rounds_per_image,
+    rounds: Annotated[int, typer.Option(min=1, help="Most rounds.")] = DEFAULT.style.rounds,
+    late: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of conversations with late images.")
+    ] = DEFAULT.style.late,
+    name_single: Annotated[
+        float, typer.Option(min=0, max=1, help="How often a lone image is named.")
+    ] = DEFAULT.style.name_single,
+    balance: Annotated[
+        float, typer.Option(min=0, help="Frequent yes/no answers kept per rare one; 0 keeps all.")
+    ] = 1.0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many images of each split.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a folder built with other options.")
+    ] = False,
+) -> None:
+    """Conversations over one to four images of the easy-VQA package, and held-out questions."""
+    style = Style(
+        images=_weights(images),
+        rounds_per_image=rounds_per_image,
+        rounds=rounds,
+        late=late,
+        name_single=name_single,
+        balance=balance or None,
+    )
+    plan = easy_vqa.Plan(seed, passes, limit, style)
+    table = Table("file", "records", title=f"easy-vqa in {out}")
+    for name, count in easy_vqa.build(out, plan, replace_other=replace).items():
+        table.add_row(str(out / name), str(count))
+    Console().print(table)
+
+
+def _weights(text: str) -> dict[int, float]:
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        return {int(number): float(weight) for number, weight in pairs}
+    except ValueError:
+        raise DataError(f"--images {text}: expected number:weight pairs, such as 1:2,2:1") from None
