@@ -43,6 +43,7 @@ def test_counts_are_those_of_the_files(built: Path) -> None:
         ("train-looks.jsonl", {1, 2, 3, 4}),
         ("train-single.jsonl", {1}),
         ("train-multi.jsonl", {2, 3, 4}),
+        ("train-talk.jsonl", {1, 2, 3, 4}),
         ("test-single.jsonl", {1}),
         ("test-multi.jsonl", {2, 3, 4}),
     ],
@@ -90,6 +91,22 @@ def test_held_out_single_is_every_question_as_it_is(built: Path) -> None:
         (one.messages[0].text, one.messages[1].text) for one in records(built, "test-single.jsonl")
     ]
     assert found == [(one.text, one.answer) for one in asked]
+
+
+@pytest.mark.parametrize("name", ["test-multi.jsonl", "train-multi.jsonl", "train-single.jsonl"])
+def test_each_image_is_asked_about_once(built: Path, name: str) -> None:
+    """So that no answer can be read off the ones before it."""
+    for one in records(built, name):
+        asked = [message.text for message in one.messages[0::2]]
+        assert len(asked) == len(one.images)
+        for number in range(1, len(one.images) + 1):
+            named = [text for text in asked if f"image {number}" in text.lower()]
+            assert len(named) == 1 or len(one.images) == 1
+
+
+def test_long_conversations_ask_more_about_an_image(built: Path) -> None:
+    longest = max(len(one.messages) for one in records(built, "train-talk.jsonl"))
+    assert longest > 2 * 4
 
 
 def test_images_open_and_are_those_of_the_package(built: Path) -> None:

@@ -34,6 +34,9 @@ def build_easy_vqa(
     rounds_per_image: Annotated[
         int, typer.Option(min=1, help="Most questions about one image of a conversation.")
     ] = DEFAULT.style.rounds_per_image,
+    talk: Annotated[
+        int, typer.Option(min=1, help="The same, in the file of long conversations.")
+    ] = DEFAULT.talk,
     rounds: Annotated[int, typer.Option(min=1, help="Most rounds.")] = DEFAULT.style.rounds,
     late: Annotated[
         float, typer.Option(min=0, max=1, help="Share of conversations with late images.")
@@ -60,7 +63,7 @@ def build_easy_vqa(
         name_single=name_single,
         balance=balance or None,
     )
-    plan = easy_vqa.Plan(seed, passes, limit, style)
+    plan = easy_vqa.Plan(seed, passes, limit, style, talk)
     table = Table("file", "records", title=f"easy-vqa in {out}")
     for name, count in easy_vqa.build(out, plan, replace_other=replace).items():
         table.add_row(str(out / name), str(count))

@@ -31,8 +31,9 @@ LICENSE = "MIT"
 COLOURS = frozenset({"black", "blue", "brown", "gray", "green", "red", "teal", "yellow"})
 SHAPES = frozenset({"circle", "rectangle", "triangle"})
 LOOKS = frozenset({"colour", "shape"})
-HELD_OUT = Style(images={2: 1, 3: 1, 4: 1}, balance=None)
-"""Held-out conversations: two to four images equally often, every kind of question as it comes."""
+HELD_OUT = Style(images={2: 1, 3: 1, 4: 1}, rounds_per_image=1, balance=None)
+"""Held-out conversations: two to four images, one question about each, every kind as it comes."""
+HELD_OUT_PASSES = 3
 
 
 def category(answer: str) -> str:
@@ -111,12 +112,14 @@ class Plan:
         passes: conversations that each training image takes part in, per training file.
         limit: only the first so many images of each split; None for all.
         style: of the training conversations.
+        talk: questions about each image in the file of long conversations, at most.
     """
 
     seed: int = 0
-    passes: int = 4
+    passes: int = 12
     limit: int | None = None
     style: Style = field(default_factory=Style)
+    talk: int = 4
 
     def describe(self) -> dict[str, object]:
         """The plan as plain values."""
@@ -145,11 +148,12 @@ def files(plan: Plan) -> dict[str, Iterator[Record]]:
         rng = random.Random(f"{plan.seed} {name}")
         return _records("train", conversations(train, style, plan.passes, rng))
 
-    held_out = conversations(test, HELD_OUT, 1, random.Random("held out"))
+    held_out = conversations(test, HELD_OUT, HELD_OUT_PASSES, random.Random("held out"))
     return {
         "train-looks.jsonl": trained("looks", replace(plan.style, categories=LOOKS)),
         "train-single.jsonl": trained("single", replace(plan.style, images=single)),
         "train-multi.jsonl": trained("multi", replace(plan.style, images=several)),
+        "train-talk.jsonl": trained("talk", replace(plan.style, rounds_per_image=plan.talk)),
         "test-single.jsonl": _records("test", one_by_one(test)),
         "test-multi.jsonl": _records("test", held_out),
     }

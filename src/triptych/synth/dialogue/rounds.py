@@ -37,6 +37,10 @@ class Question:
 class Style:
     """How images and questions become conversations.
 
+    With more than one question per image, later answers can often be read off earlier ones (a
+    shape already called red is not blue), and a model may learn to read instead of to look: one
+    is the default, and the rule of held-out conversations.
+
     Attributes:
         images: how often a conversation has so many images, as relative weights.
         rounds_per_image: questions taken from each image of a conversation, at most.
@@ -50,7 +54,7 @@ class Style:
     """
 
     images: Mapping[int, float] = field(default_factory=lambda: {1: 4, 2: 3, 3: 2, 4: 1})
-    rounds_per_image: int = 3
+    rounds_per_image: int = 1
     rounds: int = 10
     late: float = 0.3
     references: Sequence[str] = REFERENCES
@@ -90,16 +94,16 @@ def conversations(
     anew, so that more passes bring more variety. Images left over at the end of a pass that are
     fewer than any conversation of the style has are left out.
     """
+    counts, weights = list(style.images), list(style.images.values())
     for _ in range(passes):
         by_image: dict[int, list[Question]] = defaultdict(list)
         for question in balanced(questions, style, rng):
             by_image[question.image].append(question)
         images = sorted(by_image)
         rng.shuffle(images)
-        while len(images) >= min(style.images):
-            count = rng.choices(list(style.images), list(style.images.values()))[0]
-            group, images = images[:count], images[count:]
-            yield converse(group, by_image, style, rng)
+        while len(images) >= min(counts):
+            count = min(rng.choices(counts, weights)[0], len(images))
+            yield converse([images.pop() for _ in range(count)], by_image, style, rng)
 
 
 def balanced(questions: Sequence[Question], style: Style, rng: random.Random) -> Iterator[Question]:
