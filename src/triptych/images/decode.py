@@ -24,7 +24,7 @@ from triptych.spec import Spec
 ImageInput: TypeAlias = str | Path | bytes | Image.Image
 
 # Formats that Pillow decodes by itself: none that starts a program (EPS) or reads several files.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -143,7 +143,8 @@ def _opened(
         if size > limits.max_bytes:
             raise ImageError(f"{name}: has {size} bytes, more than max_bytes {limits.max_bytes}")
         with _explained(name, "is not an image that can be read"):
-            image = Image.open(stream, formats=FORMATS)
+            Image.init()  # Image.open with named formats does not load their plugins
+            image = Image.open(stream, formats=[known for known in FORMATS if known in Image.OPEN])
         with image:
             _check_pixels(image, name, limits)
             yield image, name

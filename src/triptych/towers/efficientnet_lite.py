@@ -127,7 +127,7 @@ class LiteTower(Tower):
         if last == HEAD_STRIDE:
             self.head = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
         # Depthwise convolutions on a CPU are several times faster in this format.
-        self.to(memory_format=torch.channels_last)
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (T, 3, size, size) into tokens (T, P, D)."""

@@ -8,13 +8,12 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from transformers import AutoModel
 
 from triptych.errors import CheckpointError, RecipeError
 from triptych.images.layout import TileLayout
 from triptych.towers.base import Tower, TowerSpecBase
 from triptych.towers.families import Family, Triple, family_of
-from triptych.towers.source import complete_config, read_config, read_preprocessing
+from triptych.towers.source import complete_config, read_config, read_preprocessing, read_weights
 
 
 class TransformersTower(TowerSpecBase):
@@ -86,19 +85,11 @@ class TransformersTower(TowerSpecBase):
         if not isinstance(tower, EncoderTower):
             raise CheckpointError(f"{self._where}: expected a tower built from this spec")
         try:
-            pretrained, report = AutoModel.from_pretrained(
-                self.source,
-                config=self._family.full_config(self._config),
-                use_safetensors=True,
-                output_loading_info=True,
-            )
+            weights = read_weights(self.source, self._family.full_config(self._config))
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self._where}: weights cannot be loaded: {error}") from None
-        weights = pretrained.state_dict()
         needed = tower.encoder.state_dict().keys()
-        missing = sorted(
-            key for key in needed if key not in weights or key in report["missing_keys"]
-        )
+        missing = sorted(needed - weights.keys())
         if missing:
             raise CheckpointError(
                 f"{self._where}: {len(missing)} of {len(needed)} weights are not in the "

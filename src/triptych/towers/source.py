@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging
 
 from triptych.errors import RecipeError
 from triptych.towers.families import Triple, square
@@ -68,6 +70,25 @@ def complete_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
+def read_weights(source: str, config: PretrainedConfig) -> dict[str, Tensor]:
+    """The weights of the vision part of a hub id or folder, from safetensors only.
+
+    Raises:
+        OSError, ValueError, RuntimeError: as transformers does.
+    """
+    verbosity = logging.get_verbosity()
+    # A whole CLIP is expected to hold a text part; what we miss is checked by the caller.
+    logging.set_verbosity_error()
+    try:
+        encoder, report = AutoModel.from_pretrained(
+            source, config=config, use_safetensors=True, output_loading_info=True
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    absent = report["missing_keys"]
+    return {key: value for key, value in encoder.state_dict().items() if key not in absent}
+
+
 def read_preprocessing(source: str) -> Preprocessing | None:
     """What the preprocessor_config.json (or processor_config.json) of ``source`` says, if any.
 
@@ -78,7 +99,7 @@ def read_preprocessing(source: str) -> Preprocessing | None:
         values, _ = ImageProcessingMixin.get_image_processor_dict(source)
     except OSError:
         return None
-    factor = values.get("rescale_factor", 1 / 255)
+    factor = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
     if abs(factor * 255 - 1) > 1e-3 or values.get("rescale_offset", False):
         raise RecipeError(
             f"tower {source}: its preprocessor rescales pixels by {factor} (offset "
