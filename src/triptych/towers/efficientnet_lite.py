@@ -61,7 +61,7 @@ class EfficientNetLiteTower(TowerSpecBase):
         Raises:
             RecipeError: when the optional package is not installed.
         """
-        return LiteTower(self)
+        return LiteTower(self).train()
 
     def load(self, tower: Tower) -> None:
         """Copy the ImageNet weights of the installed package."""

@@ -76,7 +76,10 @@ class TransformersTower(TowerSpecBase):
 
     def build(self) -> Tower:
         """The encoder up to the tapped layer, with random weights."""
-        return EncoderTower(self)
+        try:
+            return EncoderTower(self).train()
+        except ValueError as error:
+            raise RecipeError(f"{self._where}: cannot be built: {error}") from None
 
     def load(self, tower: Tower) -> None:
         """Copy the weights of the source, which must be safetensors."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
@@ -40,7 +41,7 @@ def read_config(source: str | None) -> dict[str, Any]:
     """
     try:
         config: dict[str, Any] = AutoConfig.from_pretrained(source).to_dict()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise RecipeError(f"tower {source}: its config cannot be read: {error}") from None
     return config
 
@@ -60,7 +61,7 @@ def complete_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     known = {key: value for key, value in config.items() if key not in _DERIVED}
     try:
         full = AutoConfig.for_model(**known).to_dict()
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise RecipeError(f"{where}: the config is not valid: {error}") from None
     common = PretrainedConfig().to_dict().keys() - _KEPT
     return {
