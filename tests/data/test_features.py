@@ -31,7 +31,9 @@ class Encode:
         return tiles.float().mean(dim=(2, 3))[:, None].expand(-1, 4, -1)
 
 
-def build(folder: Path, parts: list[ImagePart], processor: TriptychProcessor, **options: Any) -> Any:
+def build(
+    folder: Path, parts: list[ImagePart], processor: TriptychProcessor, **options: Any
+) -> Any:
     encode = options.pop("encode", Encode())
     fingerprint = options.pop("fingerprint", "f")
     cache = FeatureCache.build(folder, fingerprint, parts, processor, encode, **options)
@@ -100,7 +102,9 @@ def test_numbers_too_large_for_16_bits_are_refused(
     tmp_path: Path, parts: list[ImagePart], processor: TriptychProcessor
 ) -> None:
     with pytest.raises(DataError, match="16 bits"):
-        build(tmp_path / "cache", parts, processor, encode=lambda t: torch.full((len(t), 4, 3), 1e6))
+        build(
+            tmp_path / "cache", parts, processor, encode=lambda t: torch.full((len(t), 4, 3), 1e6)
+        )
 
 
 def test_a_bad_image_stops_the_build_or_is_remembered(
@@ -143,7 +147,9 @@ def test_a_worker_gets_the_path_and_not_the_features(
 def test_the_loader_delivers_features_in_place_of_pixels(
     tmp_path: Path, processor: TriptychProcessor
 ) -> None:
-    spec = data_spec(many(tmp_path, 12), held_out={"h": SourceSpec(path=many(tmp_path, 5, "h.jsonl"))})
+    spec = data_spec(
+        many(tmp_path, 12), held_out={"h": SourceSpec(path=many(tmp_path, 5, "h.jsonl"))}
+    )
     pixels = Loader.open(processor, spec, seed=0)
     cache, _ = build(tmp_path / "cache", list(pixels.images()), processor)
     cached = pixels.derive(features=cache)

@@ -1,4 +1,5 @@
 import json
+import pickle
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -11,6 +12,7 @@ from tests.data.tiny import answer, data_spec, many, user, write_jsonl
 from torch import Tensor
 
 from triptych.data.loader import Loader
+from triptych.data.prepare import Preparer
 from triptych.data.spec import BatchSpec, SourceSpec
 from triptych.errors import CheckpointError, DataError, RecipeError
 from triptych.model.processing import TriptychProcessor
@@ -85,11 +87,24 @@ def test_pixels_follow_the_order_of_rows_and_images(
         assert [next(shades) for _ in range(images)] == [(number + j) % 8 for j in range(images)]
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_change_nothing(processor: TriptychProcessor, path: Path, context: str) -> None:
+@pytest.mark.parametrize(
+    ("context", "workers"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.slow)]
+)
+def test_workers_change_nothing(
+    processor: TriptychProcessor, path: Path, context: str, workers: int
+) -> None:
     alone = take(open_loader(processor, path), 8)
-    helped = open_loader(processor, path, fields={"workers": 2}, context=context)
+    helped = open_loader(processor, path, fields={"workers": workers}, context=context)
     assert same(take(helped, 8), alone)
+
+
+def test_what_a_spawned_worker_gets_makes_the_same_batches(
+    processor: TriptychProcessor, path: Path
+) -> None:
+    loader = open_loader(processor, path)
+    preparer = Preparer(loader.corpus, loader.encoder)
+    data = pickle.dumps(preparer)
+    assert same(pickle.loads(data)[[3, 1, 4]].batch, preparer[[3, 1, 4]].batch)
 
 
 def test_the_loader_leaves_torchs_random_state_alone(

@@ -59,7 +59,10 @@ def many(folder: Path, count: int, name: str = "many.jsonl") -> Path:
         folder / name,
         [
             [
-                user(f"{'is there a circle? ' * (k % 5)}", *(f"{(k + j) % 8}.png" for j in range(k % 4))),
+                user(
+                    f"{'is there a circle? ' * (k % 5)}",
+                    *(f"{(k + j) % 8}.png" for j in range(k % 4)),
+                ),
                 answer(f"no {k}"),
             ]
             for k in range(count)

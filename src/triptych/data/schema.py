@@ -180,6 +180,8 @@ def parse_record(obj: object, where: str, root: Path | None = None) -> Record:
         DataError: naming the message, the part, what was found and what is expected.
     """
     fields = _mapping(obj, where, "a record", "an object with the key 'messages'")
+    if "conversations" in fields and "messages" not in fields:
+        raise DataError(f"{where}: this looks like LLaVA JSON; read the file with reader 'llava'")
     _check_keys(fields, RECORD_KEYS, where, "a record")
     messages = fields.get("messages")
     if not isinstance(messages, list | tuple):

@@ -119,7 +119,9 @@ def _list_objects(path: Path) -> Iterator[tuple[int, int, int]]:
             token = data[match.start()]
             if token == ord('"'):
                 if match.end() == match.start() + 1:
-                    raise DataError(f"{path}: a text that begins at byte {match.start()} never ends")
+                    raise DataError(
+                        f"{path}: a text that begins at byte {match.start()} never ends"
+                    )
                 continue
             depth += 1 if token in b"[{" else -1
             if token in b"[{" and depth == 2:

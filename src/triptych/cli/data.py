@@ -1,0 +1,143 @@
+"""`triptych data`: check and look at training data."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from triptych.data.lint import LintReport, lint
+from triptych.data.preview import render, view, visible
+from triptych.data.preview_html import page
+from triptych.data.readers import READERS, open_reader
+from triptych.errors import DataError
+
+if TYPE_CHECKING:
+    from triptych.model.processing import TriptychProcessor
+
+app = typer.Typer(no_args_is_help=True)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The file of records.")]
+ReaderName = Annotated[str, typer.Option(help=f"Format of the file: {', '.join(READERS)}.")]
+Images = Annotated[
+    Path | None,
+    typer.Option(help="Folder that relative image paths start from; the file's own by default."),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option(help="Model folder, run folder or recipe: its tokens are counted and shown."),
+]
+
+
+@app.command("lint")
+def lint_command(
+    file: File,
+    reader: ReaderName = "jsonl",
+    images: Images = None,
+    model: Model = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(help="Longest record allowed; data.max_tokens of a recipe by default.", min=1),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    show: Annotated[int, typer.Option(help="Problems printed; 0 prints all.", min=0)] = 100,
+) -> None:
+    """Check every record: format, roles, images, supervision, and tokens where a model is given.
+
+    The exit code is 2 when there is an error.
+    """
+    processor, context = (None, None) if model is None else _open_processor(model)
+    if max_tokens is not None and processor is None:
+        raise DataError("--max-tokens needs --model: without a model no token can be counted")
+    with _progress(hidden=as_json) as progress:
+        report = lint(
+            file,
+            reader,
+            images,
+            processor=processor,
+            max_tokens=max_tokens or context,
+            progress=progress,
+        )
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
+    else:
+        _print_report(report, show)
+    if report.errors:
+        raise typer.Exit(2)
+
+
+@app.command()
+def preview(
+    file: File,
+    reader: ReaderName = "jsonl",
+    images: Images = None,
+    index: Annotated[int, typer.Option(help="First record shown, from 0.", min=0)] = 0,
+    count: Annotated[int, typer.Option(help="Records shown.", min=1)] = 1,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page here instead of printing.")
+    ] = None,
+    model: Model = None,
+) -> None:
+    """Show records as conversations: what is an image, what is supervised."""
+    records = open_reader(file, reader, images)
+    if index >= len(records):
+        raise DataError(f"{file}: there is no record {index}; the last one is {len(records) - 1}")
+    processor = None if model is None else _open_processor(model)[0]
+    chosen = range(index, min(index + count, len(records)))
+    views = [view(records[number], processor) for number in chosen]
+    if html is None:
+        console = Console()
+        for shown in views:
+            console.print(render(shown))
+        return
+    html.write_text(page(views, f"{file.name}, records {chosen[0]} to {chosen[-1]}"), "utf-8")
+    typer.echo(f"wrote {html}")
+
+
+def _open_processor(path: Path) -> "tuple[TriptychProcessor, int | None]":
+    # A model is optional here, and importing what loads it takes seconds.
+    from triptych.cli.processor import open_processor
+
+    return open_processor(path)
+
+
+@contextmanager
+def _progress(*, hidden: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's error stream, so that the report can be piped."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("checking"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=hidden or not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_report(report: LintReport, show: int) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    shown = report.problems[: show or None]
+    for problem in shown:
+        style = "red" if problem.level == "error" else "yellow"
+        line = Text.assemble(
+            f"{problem.where}: ", (problem.level, style), f": {visible(problem.message)}"
+        )
+        console.print(line)
+        console.print(Text(f"    {problem.hint}", style="dim"))
+    if len(shown) < len(report.problems):
+        console.print(f"... {len(report.problems) - len(shown)} more (--show 0 prints all)")
+    tokens = "" if report.tokens is None else f", {report.tokens} tokens (longest {report.longest})"
+    console.print(
+        f"{report.path}: {report.records} records, {report.images} images, "
+        f"{report.text_only} without images, {report.rounds} rounds{tokens}"
+    )
+    console.print(f"{report.errors} errors, {report.warnings} warnings")
