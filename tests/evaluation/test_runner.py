@@ -121,14 +121,13 @@ def test_the_blind_pass_shows_other_images(
 ) -> None:
     data = records(folder)
     seen: list[list[str]] = []
-    requests = Engine.requests
+    complete = Engine.complete
 
-    def spy(self: Engine, conversations: Any, **options: Any) -> Any:
-        made = requests(self, conversations, **options)
-        seen.append([picture.key for one in made for picture in one.pictures])
-        return made
+    def spy(self: Engine, requests: Any, *rest: Any, **options: Any) -> Any:
+        seen.append([picture.key for one in requests for picture in one.pictures])
+        return complete(self, requests, *rest, **options)
 
-    monkeypatch.setattr(Engine, "requests", spy)
+    monkeypatch.setattr(Engine, "complete", spy)
     evaluation = evaluate_records(engine, data, SPEC)
     asked = [one.question for one in evaluation.outcomes]
     own = [
@@ -164,6 +163,20 @@ def test_the_summary_groups_and_counts(engine: Engine, folder: Path) -> None:
     written = list(rows(evaluation))
     assert [row["id"] for row in written] == ["0", "0", "1", "2", "3", "4"]
     assert all({"answer", "blind_answer", "prompt_tokens", "where"} <= set(row) for row in written)
+
+
+def test_documents_are_no_questions(engine: Engine, folder: Path) -> None:
+    parts = [{"type": "text", "text": "a page"}, {"type": "image", "image": "0.png"}]
+    document = parse_record({"messages": [{"role": "document", "content": parts}]}, "d:1", folder)
+    data = [document, *records(folder)]
+    for fast in (True, False):
+        spec = EvalSpec(max_new_tokens=6, fast=fast)
+        plain = evaluate_records(engine, records(folder), spec)
+        with_document = evaluate_records(engine, data, spec)
+        assert [one.correct for one in with_document.outcomes] == [
+            one.correct for one in plain.outcomes
+        ]
+        assert with_document.outcomes[0].question.record == 1
 
 
 def test_limit_takes_the_first_records(engine: Engine, folder: Path) -> None:

@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from tests.inference.tiny import tiny_engine, user
 
+from triptych.data.schema import parse_record
 from triptych.errors import ContextError, DataError, ImageError
 from triptych.images.decode import open_image
 from triptych.inference.conversation import Conversation
@@ -238,3 +240,14 @@ def test_a_bad_image_changes_nothing(engine: Engine, tmp_path: Path) -> None:
 def test_an_unanswered_conversation_has_no_record(engine: Engine) -> None:
     with pytest.raises(DataError, match="no answered round"):
         Conversation(engine).record()
+
+
+def test_images_of_every_kind_come_back_from_a_record(engine: Engine, pictures: list[Path]) -> None:
+    sources = [pictures[0], pictures[0].read_bytes(), open_image(pictures[0])]
+    talk = Conversation(engine, sampling=SHORT)
+    talk.reply("compare them", sources)
+    record = parse_record(json.loads(json.dumps(talk.record())), "talk")
+    opened = [open_image(part.location) for part in record.images]
+    assert len(opened) == 3
+    assert all(image.tobytes() == opened[0].tobytes() for image in opened)
+    assert record.messages[0].text == "compare them"

@@ -5,10 +5,8 @@ from itertools import combinations
 
 ARTICLES = frozenset({"a", "an", "the"})
 
-NUMBERS = {
-    word: str(value)
-    for value, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
-} | {"none": "0"}
+_COUNTED = "zero one two three four five six seven eight nine ten"
+NUMBERS = {word: str(value) for value, word in enumerate(_COUNTED.split())} | {"none": "0"}
 
 # Words that are something else without their apostrophe (its, were, well, ...) are left out.
 _CONTRACTIONS = """

@@ -9,12 +9,13 @@ from triptych.data.schema import Record
 from triptych.errors import DataError
 from triptych.evaluation.blind import swap_images
 from triptych.evaluation.metrics import exact_match
+from triptych.evaluation.prompts import answer_spans, cut_before
 from triptych.evaluation.questions import Question, messages_of, prompt_before, questions_of
 from triptych.evaluation.scored import follows_references
 from triptych.evaluation.spec import EvalSpec
 from triptych.images.decode import ImageInput
 from triptych.inference.engine import Engine
-from triptych.inference.requests import Answer, Message
+from triptych.inference.requests import Answer, Message, Request
 from triptych.inference.sampling import SamplingSpec
 
 Progress = Callable[[str, int, int], None]
@@ -69,13 +70,14 @@ def evaluate_records(
     questions = [q for index, one in enumerate(chosen) for q in questions_of(one, index)]
     if not questions:
         raise DataError("there is no question: no record has an answer whose 'loss' is not false")
-    total = len(chosen) if spec.fast else len(questions)
-    seeing = _Pass(engine, spec, questions, [messages_of(record) for record in chosen])
+    total, names = len(questions), [record.where for record in chosen]
+    own = [messages_of(record) for record in chosen]
+    seeing = _Pass(engine, spec, questions, own, names)
     results = seeing.run(_named(progress, "seeing", total))
     blind: list[tuple[bool, Answer | None]] | None = None
     if spec.blind:
         swapped = _swapped(engine, chosen, spec.seed)
-        blind = _Pass(engine, spec, questions, swapped).run(_named(progress, "blind", total))
+        blind = _Pass(engine, spec, questions, swapped, names).run(_named(progress, "blind", total))
     outcomes = [
         Outcome(question, *result, *(blind[place] if blind else (None, None)))
         for place, (question, result) in enumerate(zip(questions, results, strict=True))
@@ -91,6 +93,7 @@ class _Pass:
         spec: how to ask.
         questions: in the order of the records.
         messages: of each record, with the images to be shown.
+        names: of the records, for errors.
     """
 
     def __init__(
@@ -99,29 +102,46 @@ class _Pass:
         spec: EvalSpec,
         questions: Sequence[Question],
         messages: Sequence[Sequence[Message]],
+        names: Sequence[str],
     ) -> None:
         self.engine = engine
         self.spec = spec
         self.questions = questions
         self.messages = messages
+        self.names = names
 
     def run(self, progress: Callable[[int], None]) -> list[tuple[bool, Answer | None]]:
         """Correctness and answer of each question."""
         if self.spec.fast:
-            return [(correct, None) for correct in self._score(progress)]
-        answers = self._own(progress) if self.spec.history == "own" else self._all(progress)
+            whole, answers = self._tokenise()
+            scores = follows_references(self.engine, whole, answers, progress)
+            return [(correct, None) for row in scores for correct in row]
+        said = self._own(progress) if self.spec.history == "own" else self._all(progress)
         return [
             (exact_match(answer.text, question.expected), answer)
-            for question, answer in zip(self.questions, answers, strict=True)
+            for question, answer in zip(self.questions, said, strict=True)
         ]
 
-    def _score(self, progress: Callable[[int], None]) -> list[bool]:
-        scores = follows_references(self.engine, self.messages, progress)
-        return [correct for row in scores for correct in row]
+    def _tokenise(self) -> tuple[list[Request], list[list[tuple[int, int]]]]:
+        """Records that have questions, whole, and the places of their answers."""
+        counts = Counter(question.record for question in self.questions)
+        whole = self.engine.requests(
+            [self.messages[index] for index in counts], add_generation_prompt=False
+        )
+        answers = [
+            answer_spans(request, self.names[index], counts[index])
+            for request, index in zip(whole, counts, strict=True)
+        ]
+        return whole, answers
 
     def _all(self, progress: Callable[[int], None]) -> list[Answer]:
-        prompts = [prompt_before(self.messages[q.record], q.turn) for q in self.questions]
-        return self._answer(prompts, progress)
+        """All questions at once; the prompts are beginnings of the tokenised records."""
+        prompts = [
+            cut_before(request, start)
+            for request, spans in zip(*self._tokenise(), strict=True)
+            for start, _ in spans
+        ]
+        return self._complete(prompts, progress)
 
     def _own(self, progress: Callable[[int], None]) -> list[Answer]:
         """Ask the first question of every record, then the second with the first answer, ..."""
@@ -137,16 +157,16 @@ class _Pass:
             prompts = [
                 prompt_before(self.messages[q.record], q.turn, given[q.record]) for q in wave
             ]
-            for place, one in zip(waves[number], self._answer(prompts, progress), strict=True):
+            said = self._complete(self.engine.requests(prompts), progress)
+            for place, one in zip(waves[number], said, strict=True):
                 answers[place] = one
                 given[self.questions[place].record][self.questions[place].turn] = one.text
         return [answers[place] for place in range(len(self.questions))]
 
-    def _answer(
-        self, prompts: Sequence[Sequence[Message]], progress: Callable[[int], None]
+    def _complete(
+        self, requests: Sequence[Request], progress: Callable[[int], None]
     ) -> list[Answer]:
         sampling = SamplingSpec(max_new_tokens=self.spec.max_new_tokens)
-        requests = self.engine.requests(prompts)
         return self.engine.complete(requests, sampling, share_prefixes=True, progress=progress)
 
 

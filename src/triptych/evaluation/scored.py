@@ -2,53 +2,43 @@
 
 Greedy decoding follows the reference as long as the likeliest token is the reference's; so it
 gives the whole reference exactly when that holds for each of its tokens, end token included.
-
-Shape suffixes: N supervised tokens, W vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
 
 import torch
 
 from triptych.inference.engine import Engine
-from triptych.inference.requests import Message, Request
+from triptych.inference.requests import Request
 from triptych.inference.vision import image_inputs
 
 
 def follows_references(
     engine: Engine,
-    conversations: Sequence[Sequence[Message]],
-    progress: Callable[[int], None] | None = None,
+    requests: Sequence[Request],
+    answers: Sequence[Sequence[tuple[int, int]]],
+    progress: Callable[[int], None],
 ) -> list[list[bool]]:
-    """For each conversation, for each answer in the loss, whether greedy decoding would give it.
+    """For each record, for each of its answers, whether greedy decoding would give it.
 
     Args:
         engine: the model.
-        conversations: whole records with their answers.
-        progress: called after each batch with the number of conversations it had.
+        requests: whole records.
+        answers: [start, stop) of each answer's tokens in its record.
+        progress: called after each batch with the number of answers it had.
     """
-    requests = engine.requests(conversations, add_generation_prompt=False)
     for number, request in enumerate(requests, start=1):
         engine.check_context(request.length, 0, f"record {number}")
     results: list[list[bool]] = [[] for _ in requests]
     with engine.evaluating(), torch.no_grad():
         for batch in engine.batches(requests, room=0):
-            chosen = [requests[index] for index in batch]
-            matches = iter(_matches(engine, chosen))
-            for index, request in zip(batch, chosen, strict=True):
-                results[index] = [
-                    all([next(matches) for _ in range(tokens)]) for tokens in _answers(request)
-                ]
-            if progress is not None:
-                progress(len(batch))
+            matches = iter(_matches(engine, [requests[index] for index in batch]))
+            for index in batch:
+                for start, stop in answers[index]:
+                    tokens = [next(matches) for _ in range(start, stop)]
+                    results[index].append(all(tokens))
+            progress(sum(len(answers[index]) for index in batch))
     return results
-
-
-def _answers(request: Request) -> list[int]:
-    """Number of tokens of each answer in the loss."""
-    runs = groupby(request.prompt.supervised)
-    return [sum(1 for _ in run) for supervised, run in runs if supervised]
 
 
 def _matches(engine: Engine, requests: Sequence[Request]) -> list[bool]:

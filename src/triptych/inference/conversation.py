@@ -4,21 +4,18 @@ The state is always consistent: ``ids`` are all tokens of the conversation, and 
 first of them. Whatever interrupts a stream, the next round runs what the cache lacks.
 """
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
 from triptych.errors import ContextError, DataError
 from triptych.images.decode import ImageInput
 from triptych.inference.engine import Engine
+from triptych.inference.portable import portable
 from triptych.inference.requests import Answer, FinishReason, Message
 from triptych.inference.sampling import Sampler, SamplingSpec
 from triptych.inference.text import TextStream
@@ -179,7 +176,7 @@ class Conversation:
         if not answered:
             raise DataError("there is no answered round to save yet")
         messages = [
-            {**message, "content": _portable(message["content"])}
+            {**message, "content": portable(message["content"])}
             for message in self._messages(answered)
         ]
         return {"source": "triptych chat", "messages": messages}
@@ -336,33 +333,3 @@ def _last_end(prompt: Prompt) -> int:
     a round adds exactly them to the tokens that are already in the cache.
     """
     return max(_ends(prompt), default=0)
-
-
-def _portable(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    if isinstance(content, str):
-        return content
-    return [
-        {"type": "image", "image": _write_image(image_sources([{"content": [part]}])[0])}
-        if part["type"] != "text"
-        else part
-        for part in content
-    ]
-
-
-def _write_image(source: ImageInput) -> str:
-    """An image as JSON can carry it."""
-    if isinstance(source, str) and source.startswith("data:"):
-        return source
-    if isinstance(source, str | Path):
-        return str(Path(source).absolute())
-    if isinstance(source, Image.Image):
-        buffer = io.BytesIO()
-        source.save(buffer, format="PNG")
-        return _data_uri("image/png", buffer.getvalue())
-    with Image.open(io.BytesIO(source)) as image:
-        kind = (image.format or "png").lower()
-    return _data_uri(f"image/{kind}", source)
-
-
-def _data_uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
