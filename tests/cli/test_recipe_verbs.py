@@ -40,7 +40,7 @@ def test_check_says_what_is_there(recipe: Path, capsys: pytest.CaptureFixture[st
     assert main(["recipe", "check", str(recipe)]) == 0
     out = capsys.readouterr().out
     assert "valid" in out
-    assert "'pictures' is not there yet: nowhere.jsonl" in out
+    assert "data.sources.pictures is not there yet: nowhere.jsonl" in out
 
 
 def test_check_refuses_with_2(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,7 @@ def test_counts_are_those_of_the_files(built: Path) -> None:
         ("train-talk.jsonl", {1, 2, 3, 4}),
         ("test-single.jsonl", {1}),
         ("test-multi.jsonl", {2, 3, 4}),
+        ("test-talk.jsonl", {2, 3, 4}),
     ],
 )
 def test_numbers_of_images(built: Path, name: str, images: set[int]) -> None:
@@ -102,6 +103,11 @@ def test_each_image_is_asked_about_once(built: Path, name: str) -> None:
         for number in range(1, len(one.images) + 1):
             named = [text for text in asked if f"image {number}" in text.lower()]
             assert len(named) == 1 or len(one.images) == 1
+
+
+def test_judged_conversations_have_all_images_from_the_start(built: Path) -> None:
+    for one in records(built, "test-multi.jsonl"):
+        assert len(one.messages[0].images) == len(one.images)
 
 
 def test_long_conversations_ask_more_about_an_image(built: Path) -> None:

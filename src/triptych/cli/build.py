@@ -64,10 +64,12 @@ def build_easy_vqa(
         balance=balance or None,
     )
     plan = easy_vqa.Plan(seed, passes, limit, style, talk)
-    table = Table("file", "records", title=f"easy-vqa in {out}")
+    table = Table("file", "records")
     for name, count in easy_vqa.build(out, plan, replace_other=replace).items():
-        table.add_row(str(out / name), str(count))
-    Console().print(table)
+        table.add_row(name, str(count))
+    console = Console()
+    console.print(f"easy-vqa in {out}", markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
 
 
 def _weights(text: str) -> dict[int, float]:

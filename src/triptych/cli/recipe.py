@@ -28,9 +28,10 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Check that the recipe is valid, and say which of its data files are not there yet."""
     loaded = load_recipe(recipe, overrides or ())
     typer.echo(f"{recipe}: valid ({_summary(loaded)})")
-    for name, source in {**loaded.data.sources, **loaded.data.held_out}.items():
-        if not source.path.exists():
-            typer.echo(f"note: source '{name}' is not there yet: {source.path}")
+    for table, sources in (("sources", loaded.data.sources), ("held_out", loaded.data.held_out)):
+        for name, source in sources.items():
+            if not source.path.exists():
+                typer.echo(f"note: data.{table}.{name} is not there yet: {source.path}")
 
 
 @app.command()

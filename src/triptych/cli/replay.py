@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from transformers.utils.logging import disable_progress_bar
 
 from triptych.data.readers import open_reader
 from triptych.data.readers.base import Reader
@@ -52,6 +53,7 @@ def replay(
     """
     record = find_record(open_reader(data, reader), data, index, images)
     turns = turns_of(record)
+    disable_progress_bar()
     engine = load_engine(model, device=device)
     talk = Conversation(engine, system_of(record), SamplingSpec(max_new_tokens=max_new_tokens))
     exchanges = list(hold(talk, turns))

@@ -31,9 +31,11 @@ LICENSE = "MIT"
 COLOURS = frozenset({"black", "blue", "brown", "gray", "green", "red", "teal", "yellow"})
 SHAPES = frozenset({"circle", "rectangle", "triangle"})
 LOOKS = frozenset({"colour", "shape"})
-HELD_OUT = Style(images={2: 1, 3: 1, 4: 1}, rounds_per_image=1, balance=None)
-"""Held-out conversations: two to four images, one question about each, every kind as it comes."""
+HELD_OUT = Style(images={2: 1, 3: 1, 4: 1}, rounds_per_image=1, late=0, balance=None)
+"""Judged: two to four images from the start, one question about each, every kind as it comes."""
 HELD_OUT_PASSES = 3
+HELD_OUT_TALK = Style(images={2: 1, 3: 1, 4: 1}, rounds_per_image=3, late=0.5, balance=None)
+"""Long held-out conversations, to look at: later answers may be read off earlier ones."""
 
 
 def category(answer: str) -> str:
@@ -148,14 +150,16 @@ def files(plan: Plan) -> dict[str, Iterator[Record]]:
         rng = random.Random(f"{plan.seed} {name}")
         return _records("train", conversations(train, style, plan.passes, rng))
 
-    held_out = conversations(test, HELD_OUT, HELD_OUT_PASSES, random.Random("held out"))
+    judged = conversations(test, HELD_OUT, HELD_OUT_PASSES, random.Random("held out"))
+    talk = conversations(test, HELD_OUT_TALK, 1, random.Random("held out talk"))
     return {
         "train-looks.jsonl": trained("looks", replace(plan.style, categories=LOOKS)),
         "train-single.jsonl": trained("single", replace(plan.style, images=single)),
         "train-multi.jsonl": trained("multi", replace(plan.style, images=several)),
         "train-talk.jsonl": trained("talk", replace(plan.style, rounds_per_image=plan.talk)),
         "test-single.jsonl": _records("test", one_by_one(test)),
-        "test-multi.jsonl": _records("test", held_out),
+        "test-multi.jsonl": _records("test", judged),
+        "test-talk.jsonl": _records("test", talk),
     }
 
 
