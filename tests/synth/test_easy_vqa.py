@@ -40,7 +40,8 @@ def test_counts_are_those_of_the_files(built: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "images"),
     [
-        ("train-looks.jsonl", {1, 2, 3, 4}),
+        ("train-looks.jsonl", {1}),
+        ("train-plain.jsonl", {1}),
         ("train-single.jsonl", {1}),
         ("train-multi.jsonl", {2, 3, 4}),
         ("train-talk.jsonl", {1, 2, 3, 4}),
@@ -84,6 +85,16 @@ def test_looks_are_colours_and_shapes_only(built: Path) -> None:
         for message in one.messages[1::2]
     }
     assert found == {"colour", "shape"}
+
+
+def test_plain_questions_have_no_negation(built: Path) -> None:
+    texts = [one.messages[0].text for one in records(built, "train-plain.jsonl")]
+    assert not any({"no", "not"} & set(text.split()) for text in texts)
+    assert any(
+        {"no", "not"} & set(one.messages[0].text.split())
+        for one in records(built, "train-single.jsonl")
+    )
+    assert any(text.startswith("is there") for text in texts)
 
 
 def test_held_out_single_is_every_question_as_it_is(built: Path) -> None:

@@ -6,7 +6,10 @@ conversations over one to four images, in which a question names the image it is
 prior alone answers two thirds of the yes/no questions, so the builder can thin out the more
 frequent answer of each question until nothing is left to be guessed.
 
-Held-out files are made from test images only.
+Training files, from easy to hard: ``looks`` (one image, colour and shape, which nobody can answer
+blind), ``plain`` (one image, every question without 'not' or 'no'), ``single`` (one image, every
+question), ``multi`` (several images, one question about each), ``talk`` (one to four images,
+several questions about each). Held-out files are made from test images only.
 """
 
 import json
@@ -152,9 +155,11 @@ def files(plan: Plan) -> dict[str, Iterator[Record]]:
 
     judged = conversations(test, HELD_OUT, HELD_OUT_PASSES, random.Random("held out"))
     talk = conversations(test, HELD_OUT_TALK, 1, random.Random("held out talk"))
+    alone = replace(plan.style, images=single)
     return {
-        "train-looks.jsonl": trained("looks", replace(plan.style, categories=LOOKS)),
-        "train-single.jsonl": trained("single", replace(plan.style, images=single)),
+        "train-looks.jsonl": trained("looks", replace(alone, categories=LOOKS)),
+        "train-plain.jsonl": trained("plain", replace(alone, negations=False)),
+        "train-single.jsonl": trained("single", alone),
         "train-multi.jsonl": trained("multi", replace(plan.style, images=several)),
         "train-talk.jsonl": trained("talk", replace(plan.style, rounds_per_image=plan.talk)),
         "test-single.jsonl": _records("test", one_by_one(test)),

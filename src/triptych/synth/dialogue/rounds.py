@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 OPPOSITE = {"yes": "no", "no": "yes"}
+NEGATIONS = frozenset({"no", "not"})
 REFERENCES = (
     "In image {n}, {q}",
     "Look at image {n}. {q}",
@@ -32,6 +33,11 @@ class Question:
     answer: str
     category: str
 
+    @property
+    def negated(self) -> bool:
+        """Whether the question has 'not' or 'no' in it."""
+        return not NEGATIONS.isdisjoint(self.text.split())
+
 
 @dataclass(frozen=True)
 class Style:
@@ -49,6 +55,7 @@ class Style:
         references: ways to name the image of a question; ``{n}`` counts from 1.
         name_single: probability that the image is named where it is the only one.
         categories: the kinds of question used; None for all.
+        negations: whether questions with 'not' or 'no' in them are used.
         balance: how many questions of the more frequent answer are kept for each one of the rarer
             answer, per yes/no question text; None keeps all.
     """
@@ -60,7 +67,13 @@ class Style:
     references: Sequence[str] = REFERENCES
     name_single: float = 0.0
     categories: frozenset[str] | None = None
+    negations: bool = True
     balance: float | None = 1.0
+
+    def uses(self, question: Question) -> bool:
+        """Whether the style has questions of this kind."""
+        known = self.categories is None or question.category in self.categories
+        return known and (self.negations or not question.negated)
 
 
 @dataclass(frozen=True)
@@ -114,7 +127,7 @@ def balanced(questions: Sequence[Question], style: Style, rng: random.Random) ->
     """
     counts = Counter((question.text, question.answer) for question in questions)
     for question in questions:
-        if style.categories is not None and question.category not in style.categories:
+        if not style.uses(question):
             continue
         if question.answer in OPPOSITE and style.balance is not None:
             own = counts[question.text, question.answer]
