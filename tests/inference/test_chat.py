@@ -8,6 +8,7 @@ import pytest
 from tests.inference.tiny import paint, save_model
 
 from triptych.cli.main import main
+from triptych.data.lint import lint
 from triptych.data.schema import parse_record
 from triptych.inference.engine import Engine
 
@@ -81,6 +82,8 @@ def test_saved_conversations_are_records(talk, tmp_path: Path, pictures: list[Pa
         parse_record(json.loads(line), f"{target}:{number}")
         for number, line in enumerate(target.read_text().splitlines(), start=1)
     ]
+    report = lint(target)
+    assert (report.errors, report.records) == (0, 2)
     assert [len(record.messages) for record in records] == [4, 3]
     assert records[0].images[0].location == str(pictures[0])
     assert records[1].messages[0].role == "system"

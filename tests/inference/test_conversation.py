@@ -14,7 +14,7 @@ from triptych.inference.sampling import SamplingSpec
 from triptych.model.spec import TemplateSpec
 
 SHORT = SamplingSpec(max_new_tokens=8)
-FAMILIES = ("compact", "plain")
+FAMILIES = ("compact", "plain", "mistral")
 
 
 def full_logits(talk: Conversation, images: list[Path]) -> torch.Tensor:
@@ -41,6 +41,38 @@ def test_cached_rounds_give_the_logits_of_a_full_forward(family: str, pictures: 
     logits = talk._run()
     assert talk.cached_tokens == len(talk.ids)
     torch.testing.assert_close(logits, full_logits(talk, pictures[:3]))
+
+
+LANGUAGES = {
+    "mistral with a window": {"model_type": "mistral", "sliding_window": 24},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3", "head_dim": 8},
+    "gemma": {"model_type": "gemma", "head_dim": 8},
+    "gemma3 with windows": {
+        "model_type": "gemma3_text",
+        "head_dim": 8,
+        "sliding_window": 24,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+}
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_other_language_models_keep_their_cache_too(name: str, pictures: list[Path]) -> None:
+    engine = tiny_engine(**LANGUAGES[name])
+    assert engine.shares_prefixes == ("window" not in name)
+    talk = Conversation(engine, sampling=SHORT)
+    talk.reply("what is this, and what is that?", pictures[:2])
+    talk.reply("never mind", pictures[2:3])
+    talk.undo()
+    talk.reply("and now, in words?")
+    assert len(talk.ids) > 48
+    talk.ask("what about image 3?", pictures[3:])
+    torch.testing.assert_close(talk._run(), full_logits(talk, [*pictures[:2], pictures[3]]))
+    asked = [[user(text, *pictures[:2])] for text in ("red?", "is it red?", "is it blue?")]
+    plain = engine.respond(asked, SHORT)
+    assert engine.respond(asked, SHORT, share_prefixes=True) == plain
+    assert [engine.respond([one], SHORT)[0] for one in asked] == plain
 
 
 def test_a_round_runs_only_its_own_tokens(engine: Engine, pictures: list[Path]) -> None:
@@ -177,6 +209,9 @@ def test_an_empty_answer_is_a_round_like_others(engine: Engine, pictures: list[P
     talk.engine = engine
     talk.ask("and now?", pictures[1:2])
     torch.testing.assert_close(talk._run(), full_logits(talk, pictures[:2]))
+    talk.reply("say something")
+    losses = [one.get("loss") for one in talk.record()["messages"] if one["role"] == "assistant"]
+    assert losses == [False, False, None]
 
 
 def test_a_full_context_is_said_before_running_and_changes_nothing(pictures: list[Path]) -> None:

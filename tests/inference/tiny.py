@@ -16,7 +16,9 @@ from triptych.towers.small import SmallTower
 TEXTS = ["what color is the shape in image 2?", "is there a circle?", "yes", "no", "größe 漢字 🙂"]
 
 
-def tiny_spec(*, positions: int = 1024, template: TemplateSpec | None = None) -> ModelSpec:
+def tiny_spec(
+    *, positions: int = 1024, template: TemplateSpec | None = None, **language: object
+) -> ModelSpec:
     config: dict[str, Any] = {
         "model_type": "llama",
         "hidden_size": 32,
@@ -26,7 +28,7 @@ def tiny_spec(*, positions: int = 1024, template: TemplateSpec | None = None) ->
         "num_key_value_heads": 2,
         "max_position_embeddings": positions,
         "initializer_range": 0.3,
-    }
+    } | language
     return ModelSpec(
         towers=(SmallTower(size=16, patch=8, hidden=16, depth=1, heads=2),),
         connector=MlpConnector(),
@@ -36,9 +38,13 @@ def tiny_spec(*, positions: int = 1024, template: TemplateSpec | None = None) ->
 
 
 def tiny_engine(
-    *, positions: int = 1024, template: TemplateSpec | None = None, seed: int = 0
+    *,
+    positions: int = 1024,
+    template: TemplateSpec | None = None,
+    seed: int = 0,
+    **language: object,
 ) -> Engine:
-    spec = tiny_spec(positions=positions, template=template)
+    spec = tiny_spec(positions=positions, template=template, **language)
     model, processor = initialise(spec, seed=seed, texts=TEXTS)
     return Engine(model.eval(), processor)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from transformers.utils.logging import disable_progress_bar
 
 from triptych.cli.files import append_line
 from triptych.errors import TriptychError
@@ -65,6 +66,7 @@ def chat(
         seed=seed,
         stop=tuple(stop or ()),
     )
+    disable_progress_bar()
     engine = load_engine(model, device=device)
     talk = Conversation(engine, system, sampling, drop_oldest)
     images = list(image or [])

@@ -16,6 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from triptych.data.readers import open_reader
 from triptych.data.schema import Record
@@ -65,6 +66,7 @@ def evaluate(
         }
     )
     records = _read(data, reader, images, limit)
+    disable_progress_bar()
     engine = load_engine(model, device=device, batch_tokens=batch_tokens)
     with _progress() as report:
         evaluation = evaluate_records(engine, records, spec, report)

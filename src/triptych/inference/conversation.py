@@ -169,16 +169,19 @@ class Conversation:
     def record(self) -> dict[str, Any]:
         """The conversation as a record of our JSON format.
 
-        Images given as paths are written as absolute paths, others as data URIs. Rounds without
-        an answer text are left out, since nothing could be learned from them.
+        Images given as paths are written as absolute paths, others as data URIs. Empty answers
+        are kept out of the loss.
+
+        Raises:
+            DataError: no round has an answer yet.
         """
-        answered = [one for one in self.rounds if one.stream.text]
-        if not answered:
+        if not any(one.stream.text for one in self.rounds):
             raise DataError("there is no answered round to save yet")
-        messages = [
-            {**message, "content": portable(message["content"])}
-            for message in self._messages(answered)
-        ]
+        messages = []
+        for message in self.messages():
+            content = portable(message["content"])
+            silent = message["role"] == "assistant" and not content
+            messages.append({**message, "content": content} | ({"loss": False} if silent else {}))
         return {"source": "triptych chat", "messages": messages}
 
     def _messages(self, rounds: Sequence[Round]) -> list[Message]:
