@@ -114,11 +114,12 @@ class Trainer:
         module, optimizer = self.engine.prepare(
             self.model, lambda _: torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
         )
+        started = time.perf_counter()
         for batches in self._steps(plan, optimizer, checkpoint):
-            started = time.perf_counter()
             sums = self._step(plan, module, optimizer, batches)
             self._advance(plan, sums, time.perf_counter() - started)
             self._between_steps(plan, optimizer, sums.grad_norm)
+            started = time.perf_counter()
         merged = set(end_stage(self.model))
         kept = {name for name in trained if ".lora_" not in name} | merged
         self.progress = replace(self.progress, trained=tuple(sorted(kept)))
@@ -225,15 +226,15 @@ class Trainer:
         improved = best != self.progress.best
         self.progress = replace(self.progress, best=best)
         if ends or improved or due(self.run.checkpoint_every):
-            self._save(optimizer)
+            self._save(optimizer, last)
 
-    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, optimizer: torch.optim.Optimizer, last: bool) -> None:
         generators = self.engine.gather(rng.capture())
         if self.engine.is_main:
             save_checkpoint(self.folder, self.progress, self.model, optimizer, generators)
             prune(self.folder, self.run.keep, self.progress.best)
         self.engine.barrier()
-        self.reporter.draw()
+        self.reporter.draw(last=last)
 
 
 @dataclass(frozen=True)

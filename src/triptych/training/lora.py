@@ -33,6 +33,9 @@ def add_lora(language: nn.Module, spec: LanguagePartSpec) -> None:
         target_modules=targets if targets == "all-linear" else list(targets),
     )
     inject_adapter_in_model(config, language)
+    for parameter in language.parameters():
+        if parameter.requires_grad:  # made in the base's dtype, which may be bfloat16
+            parameter.data = parameter.data.float()
     del language.peft_config  # injection leaves its settings on the model; the stage owns them
 
 

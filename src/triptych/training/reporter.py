@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from triptych.model.modeling import TriptychForConditionalGeneration
     from triptych.model.processing import TriptychProcessor
 
+SECONDS_BETWEEN_PICTURES = 20.0
+
 HeldOut: TypeAlias = Callable[[], Iterable[Mapping[str, Tensor]]]
 
 
@@ -40,6 +43,7 @@ class Reporter:
         held_out: name -> this rank's batches, anew at each call.
         questions: held-out conversations for sample predictions.
         log: None on other ranks than the main one.
+        drawn: when the picture was drawn last.
     """
 
     model: "TriptychForConditionalGeneration"
@@ -52,6 +56,7 @@ class Reporter:
     questions: Sequence[Question]
     display: Display
     log: MetricsLog | None
+    drawn: float = 0.0
 
     def show_stage(self, stage: StageSpec, parts: Sequence[Part], steps: int) -> None:
         """Print the table of parts at the beginning of a stage."""
@@ -118,9 +123,11 @@ class Reporter:
                 self.display.say_sample(entry)
         self.engine.barrier()
 
-    def draw(self) -> None:
-        """Draw loss.png from what has been logged."""
-        if self.log is not None:
+    def draw(self, *, last: bool) -> None:
+        """Draw loss.png from what has been logged; not more often than it is looked at."""
+        now = time.monotonic()
+        if self.log is not None and (last or now - self.drawn > SECONDS_BETWEEN_PICTURES):
+            self.drawn = now
             draw_loss(self.folder)
 
 

@@ -46,7 +46,7 @@ def predict(
     Questions that leave no room for an answer in the model's context are left out.
     """
     room = None if inference.context is None else inference.context - MAX_NEW_TOKENS
-    requests = [inference.request(question.messages) for question in questions]
+    requests = inference.requests([question.messages for question in questions])
     fitting = [i for i, r in enumerate(requests) if room is None or r.length <= room]
     answers = inference.complete(
         [requests[i] for i in fitting], SamplingSpec(max_new_tokens=MAX_NEW_TOKENS)

@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from tests.training.tiny import build, one_batch, stage
+
+from triptych.errors import RecipeError
+from triptych.training.parts import (
+    begin_stage,
+    cast_frozen,
+    end_stage,
+    parameter_groups,
+    parameter_table,
+    trained_names,
+)
+
+
+def test_only_the_named_parts_train(tmp_path: Path) -> None:
+    model, _, _ = build(tmp_path)
+    begin_stage(model, stage(train={"connector": False, "new_tokens": False, "language": "full"}))
+    training = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert training == {"language_model"}
+    begin_stage(model, stage(train={"towers": True, "new_tokens": False}))
+    training = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert training == {"towers", "connector"}
+
+
+def test_frozen_towers_run_in_evaluation_mode(tmp_path: Path) -> None:
+    model, _, _ = build(tmp_path)
+    begin_stage(model, stage())
+    assert not any(module.training for module in model.towers.modules())
+    assert model.language_model.training
+    begin_stage(model, stage(train={"towers": True}))
+    assert all(module.training for module in model.towers.modules())
+
+
+def test_a_stage_that_trains_nothing_is_an_error(tmp_path: Path) -> None:
+    model, _, _ = build(tmp_path)
+    with pytest.raises(RecipeError, match="'empty' trains nothing"):
+        begin_stage(model, stage("empty", train={"connector": False, "new_tokens": False}))
+
+
+def test_groups_have_their_own_rates_and_only_matrices_decay(tmp_path: Path) -> None:
+    model, _, _ = build(tmp_path)
+    spec = stage(learning_rate=1e-3, train={"towers": 1e-5, "language": "full"})
+    groups = parameter_groups(begin_stage(model, spec), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(groups)
+    rates = {group["part"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {"towers": 1e-5, "connector": 1e-3, "new_tokens": 1e-3, "language": 1e-3}
+    for group in optimizer.param_groups:
+        matrices = {parameter.ndim > 1 for parameter in group["params"]}
+        assert matrices == {group["weight_decay"] > 0}
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+
+
+def test_lora_merges_back_to_a_plain_model_with_equal_logits(tmp_path: Path) -> None:
+    model, processor, data = build(tmp_path)
+    batch = one_batch(processor, data)
+    plain = {name: value.clone() for name, value in model.state_dict().items()}
+    spec = stage(train={"connector": False, "new_tokens": False, "language": "lora"})
+    parts = begin_stage(model, spec)
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (".lora_" in name)
+        if ".lora_B." in name:
+            parameter.data.normal_(std=0.2)
+    assert all(".lora_" in name for name in trained_names(parts, model))
+    model.eval()
+    adapted = model(**batch).logits
+    merged = end_stage(model)
+    torch.testing.assert_close(model(**batch).logits, adapted, rtol=1e-5, atol=1e-5)
+    after = model.state_dict()
+    assert after.keys() == plain.keys()
+    changed = {name for name in after if not torch.equal(after[name], plain[name])}
+    assert changed == set(merged)
+    assert len(merged) == 2 * 7
+
+
+def test_lora_can_be_used_in_two_stages(tmp_path: Path) -> None:
+    model, _, _ = build(tmp_path)
+    for _ in range(2):
+        begin_stage(model, stage(train={"language": "lora"}))
+        end_stage(model)
+    assert not any("lora" in name for name, _ in model.named_modules())
+
+
+def test_a_lora_target_must_match(tmp_path: Path) -> None:
+    model, _, _ = build(tmp_path)
+    lora = {"mode": "lora", "targets": ["q_proj", "query"]}
+    with pytest.raises(RecipeError, match=r"'query' matches no linear layer.*q_proj"):
+        begin_stage(model, stage(train={"language": lora}))
+    begin_stage(model, stage(train={"language": {"mode": "lora", "targets": ["q_proj"]}}))
+    adapted = {name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
+    assert len(adapted) == 2
+    assert all(name.endswith("q_proj") for name in adapted)
+
+
+def test_cast_frozen_spares_what_any_stage_trains(tmp_path: Path) -> None:
+    model, _, _ = build(tmp_path)
+    stages = [stage(train={"language": "lora"}), stage(train={"new_tokens": False})]
+    cast_frozen(model, stages, torch.bfloat16)
+    assert {p.dtype for p in model.towers.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.language_model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.connector.parameters()} == {torch.float32}
+    begin_stage(model, stages[0])
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_the_table_names_every_part(tmp_path: Path) -> None:
+    model, _, _ = build(tmp_path)
+    spec = stage(learning_rate=1e-3, train={"language": {"mode": "lora", "learning_rate": 2e-4}})
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(parameter_table(spec, begin_stage(model, spec), 7))
+    text = capture.get()
+    assert "7 steps" in text
+    for word in ("towers", "frozen", "connector", "0.001", "lora", "0.0002"):
+        assert word in text
