@@ -265,7 +265,7 @@ def test_a_spec_needs_an_origin_and_must_be_resolved() -> None:
 
 
 def test_a_config_that_cannot_be_built_is_explained() -> None:
-    spec = TransformersTower(config={**TINY["vit"], "num_attention_heads": 5}).resolve()
+    spec = TransformersTower(config={**TINY["dinov2"], "num_attention_heads": 5}).resolve()
     with pytest.raises(RecipeError, match="cannot be built"):
         spec.build()
 

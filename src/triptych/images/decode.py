@@ -46,6 +46,9 @@ _DAMAGE = (
     KeyError,
     TypeError,
     struct.error,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
 )
 
 

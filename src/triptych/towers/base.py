@@ -3,6 +3,7 @@
 Shape suffixes: T tiles, P tokens of a tile, D width, S side of a tile in pixels.
 """
 
+import json
 from abc import ABC, abstractmethod
 from typing import Self
 
@@ -100,6 +101,11 @@ class TowerSpecBase(Spec, ABC):
         Raises:
             CheckpointError: when weights that the tower needs are not in the source.
         """
+
+    def identity(self, *without: str) -> str:
+        """The spec as text that does not depend on the order of keys, less some fields."""
+        values = self.model_dump(mode="json", exclude=set(without))
+        return json.dumps(values, sort_keys=True)
 
     @property
     @abstractmethod

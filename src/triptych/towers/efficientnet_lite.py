@@ -105,7 +105,7 @@ class LiteTower(Tower):
         super().__init__()
         self.size, self.width, self.layout = spec.tile_size, spec.width, spec.layout
         self.mean, self.std = (MEAN,) * 3, (STD,) * 3
-        self.identity = spec.model_dump_json(exclude={"pretrained"})
+        self.identity = spec.identity("pretrained")
         self.grid = spec.grid
         package = _import("efficientnet_lite_pytorch")
         network = package.EfficientNet.from_name("efficientnet-lite2", image_size=spec.size)

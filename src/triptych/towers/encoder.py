@@ -163,7 +163,7 @@ class EncoderTower(Tower):
             raise RecipeError("the spec of a tower must be resolved before it is built")
         self.size, self.width, self.layout = spec.tile_size, spec.width, spec.layout
         self.mean, self.std = spec.mean, spec.std
-        self.identity = spec.model_dump_json(exclude={"source"})
+        self.identity = spec.identity("source")
         config = spec.config or {}
         self.family = family_of(config, "tower")
         self.prefix = self.family.prefix(config)

@@ -83,7 +83,7 @@ class SmallViT(Tower):
         super().__init__()
         self.size, self.width, self.layout = spec.size, spec.hidden, spec.layout
         self.mean, self.std = spec.mean, spec.std
-        self.identity = spec.model_dump_json()
+        self.identity = spec.identity()
         self.stem = _stem(spec.patch, spec.hidden)
         self.position = nn.Parameter(0.02 * torch.randn(1, spec.layout.tokens, spec.hidden))
         self.blocks = nn.ModuleList(Block(spec.hidden, spec.heads) for _ in range(spec.depth))
