@@ -98,7 +98,7 @@ def test_own_history_differs_from_reference_history(engine: Engine, folder: Path
 def test_fast_scoring_agrees_with_greedy_answers(engine: Engine, folder: Path) -> None:
     """References are taken from greedy decoding for half of the questions, cut for the others."""
     data = records(folder)
-    greedy = evaluate_records(engine, data, EvalSpec(max_new_tokens=200, blind=False))
+    greedy = evaluate_records(engine, data, EvalSpec(max_new_tokens=80, blind=False))
     finished = [one.answer for one in greedy.outcomes if one.answer is not None]
     assert any(one.finish_reason == "stop" for one in finished)
     texts = [
@@ -106,7 +106,7 @@ def test_fast_scoring_agrees_with_greedy_answers(engine: Engine, folder: Path) -
     ]
     data = with_answers(data, texts)
     fast = evaluate_records(engine, data, EvalSpec(fast=True))
-    slow = evaluate_records(engine, data, EvalSpec(max_new_tokens=200))
+    slow = evaluate_records(engine, data, EvalSpec(max_new_tokens=80))
     tokenizer = engine.processor.tokenizer
     for one, other in zip(fast.outcomes, slow.outcomes, strict=True):
         expected = tokenizer(one.question.expected)["input_ids"]

@@ -89,6 +89,14 @@ def test_saved_conversations_are_records(talk, tmp_path: Path, pictures: list[Pa
     assert records[1].messages[0].role == "system"
 
 
+def test_undo_takes_back_images_that_were_not_sent(talk, pictures: list[Path]) -> None:  # noqa: ANN001
+    output = talk([f"/image {pictures[0]}", "/undo", "/images", "hello", "/undo", "/undo"])
+    assert "images for the next round are taken back" in output
+    assert "no images yet" in output
+    assert "the last round is taken back" in output
+    assert "no round to take back" in output
+
+
 def test_mistakes_leave_the_loop_running(talk, tmp_path: Path) -> None:  # noqa: ANN001
     output = talk(
         [

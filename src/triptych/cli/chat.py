@@ -22,7 +22,7 @@ from triptych.inference.vision import Picture
 HELP = """\
 /image PATH...  attach images to the next round (quote paths with spaces)
 /images         list the images with the numbers that texts refer to them by
-/undo           take back the last round
+/undo           take back images not sent yet, else the last round
 /clear          begin anew
 /save FILE      append the conversation to a jsonl file, as a record
 /help           this list
@@ -145,6 +145,8 @@ class Session:
                 self.handle(line)
             except TriptychError as error:
                 self._say(f"! {error}")
+            except KeyboardInterrupt:
+                self._say("(stopped)")
 
     def handle(self, line: str) -> None:
         """Do what one line says.
@@ -233,6 +235,10 @@ class Session:
         self.console.print(table)
 
     def _undo(self, _: str) -> None:
+        if self.pending:
+            self.pending = []
+            self._say("the images for the next round are taken back")
+            return
         undone = self.talk.undo()
         self._say("the last round is taken back" if undone else "there is no round to take back")
 
