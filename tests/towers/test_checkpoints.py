@@ -52,7 +52,7 @@ def test_saved_and_loaded_towers_are_the_same(tmp_path: Path, name: str) -> None
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     tiles = torch.randint(0, 256, (2, 3, spec.tile_size, spec.tile_size), dtype=torch.uint8)
-    # The order of sums in a convolution depends on the memory format of its weights.
+    # Convolutions sum in an order that depends on how the memory of their weights is aligned.
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if name == "lite" else {"rtol": 0, "atol": 0}
     torch.testing.assert_close(loaded(tiles), model(tiles), **tolerance)
     assert fingerprint(loaded.towers[0]) == fingerprint(model.towers[0])

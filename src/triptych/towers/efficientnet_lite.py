@@ -126,11 +126,10 @@ class LiteTower(Tower):
         self.head: nn.Module | None = None
         if last == HEAD_STRIDE:
             self.head = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
-        # Depthwise convolutions on a CPU are several times faster in this format.
-        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (T, 3, size, size) into tokens (T, P, D)."""
+        # Depthwise convolutions on a CPU are faster in this format.
         x = self.stem(pixels.contiguous(memory_format=torch.channels_last))
         maps: list[Tensor] = []  # each (T, C, G, G)
         for index, block in enumerate(self.blocks):
