@@ -107,6 +107,15 @@ def test_a_wrong_override_is_explained(path: Path, override: str, words: list[st
         assert word in message
 
 
+def test_a_wrong_item_does_not_make_its_list_too_short(path: Path) -> None:
+    assert "at least 1 item" not in refused(path, "stages=[{name: a, steps: 1, step: 2}]")
+
+
+def test_a_rule_over_several_parts_does_not_print_the_whole_recipe(path: Path) -> None:
+    assert refused(path, "run.best=picture").startswith(f"{path}: run.best names 'picture'")
+    assert refused(path, "stages.0.epochs=1").startswith(f"{path}: 'stages.0': stage 'align'")
+
+
 def test_a_missing_part_is_named(path: Path) -> None:
     path.write_text(TEXT.replace("run: {folder: runs/x}", ""))
     assert "'run' is missing" in refused(path)

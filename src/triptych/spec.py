@@ -5,6 +5,7 @@ the docstring under each field is its documentation (``triptych recipe schema`` 
 """
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -43,8 +44,17 @@ def validate(kind: type[T], data: object, where: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
-        lines = [_explain(kind, problem) for problem in error.errors()]
+        problems = error.errors()
+        lines = [_explain(kind, one) for one in problems if not _follows(one, problems)]
         raise RecipeError(f"{where}: " + "; ".join(lines)) from None
+
+
+def _follows(problem: Mapping[str, Any], problems: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a list is called too short only because pydantic dropped its wrong items."""
+    place = problem["loc"]
+    return problem["type"] == "too_short" and any(
+        len(one["loc"]) > len(place) and one["loc"][: len(place)] == place for one in problems
+    )
 
 
 def _explain(kind: type[Any], problem: Mapping[str, Any]) -> str:
@@ -57,7 +67,9 @@ def _explain(kind: type[Any], problem: Mapping[str, Any]) -> str:
         return f"unknown key '{path}' ({hint})"
     if problem["type"] == "missing":
         return f"'{path}' is missing"
-    return f"'{path}' is {problem['input']!r}: {problem['msg']}"
+    if problem["type"] == "value_error":
+        return f"'{path}': {problem['ctx']['error']}" if location else str(problem["ctx"]["error"])
+    return f"'{path}' is {reprlib.repr(problem['input'])}: {problem['msg']}"
 
 
 def _field_names(kind: type[Any], location: Sequence[str]) -> set[str]:
