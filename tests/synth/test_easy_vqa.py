@@ -40,10 +40,12 @@ def test_counts_are_those_of_the_files(built: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "images"),
     [
-        ("train-looks.jsonl", {1}),
-        ("train-plain.jsonl", {1}),
-        ("train-single.jsonl", {1}),
-        ("train-multi.jsonl", {2, 3, 4}),
+        ("train-looks-single.jsonl", {1}),
+        ("train-looks-multi.jsonl", {2, 3, 4}),
+        ("train-plain-single.jsonl", {1}),
+        ("train-plain-multi.jsonl", {2, 3, 4}),
+        ("train-full-single.jsonl", {1}),
+        ("train-full-multi.jsonl", {2, 3, 4}),
         ("train-talk.jsonl", {1, 2, 3, 4}),
         ("test-single.jsonl", {1}),
         ("test-multi.jsonl", {2, 3, 4}),
@@ -73,7 +75,7 @@ def test_records_say_where_they_come_from(built: Path) -> None:
 
 
 def test_answers_have_their_category(built: Path) -> None:
-    for one in records(built, "train-multi.jsonl"):
+    for one in records(built, "train-full-multi.jsonl"):
         for message in one.messages[1::2]:
             assert message.category == easy_vqa.category(message.text)
 
@@ -81,18 +83,18 @@ def test_answers_have_their_category(built: Path) -> None:
 def test_looks_are_colours_and_shapes_only(built: Path) -> None:
     found = {
         message.category
-        for one in records(built, "train-looks.jsonl")
+        for one in records(built, "train-looks-multi.jsonl")
         for message in one.messages[1::2]
     }
     assert found == {"colour", "shape"}
 
 
 def test_plain_questions_have_no_negation(built: Path) -> None:
-    texts = [one.messages[0].text for one in records(built, "train-plain.jsonl")]
+    texts = [one.messages[0].text for one in records(built, "train-plain-single.jsonl")]
     assert not any({"no", "not"} & set(text.split()) for text in texts)
     assert any(
         {"no", "not"} & set(one.messages[0].text.split())
-        for one in records(built, "train-single.jsonl")
+        for one in records(built, "train-full-single.jsonl")
     )
     assert any(text.startswith("is there") for text in texts)
 
@@ -105,7 +107,9 @@ def test_held_out_single_is_every_question_as_it_is(built: Path) -> None:
     assert found == [(one.text, one.answer) for one in asked]
 
 
-@pytest.mark.parametrize("name", ["test-multi.jsonl", "train-multi.jsonl", "train-single.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["test-multi.jsonl", "train-full-multi.jsonl", "train-full-single.jsonl"]
+)
 def test_each_image_is_asked_about_once(built: Path, name: str) -> None:
     """So that no answer can be read off the ones before it."""
     for one in records(built, name):
@@ -128,7 +132,7 @@ def test_long_conversations_ask_more_about_an_image(built: Path) -> None:
 
 def test_images_open_and_are_those_of_the_package(built: Path) -> None:
     assert len(list((built / "images").iterdir())) == 80
-    first = next(iter(records(built, "train-single.jsonl"))).images[0]
+    first = next(iter(records(built, "train-full-single.jsonl"))).images[0]
     assert open_image(first.location).size == (64, 64)
     number = int(str(first.image).removesuffix(".png").rpartition("-")[2])
     source = easy_vqa.image_files("train")[number]
@@ -149,9 +153,9 @@ def test_another_seed_changes_training_files_only(built: Path, tmp_path: Path) -
 
 
 def test_a_built_folder_is_left_as_it_is(built: Path) -> None:
-    before = (built / "train-multi.jsonl").stat().st_mtime_ns
+    before = (built / "train-full-multi.jsonl").stat().st_mtime_ns
     assert build(built, SMALL)["test-single.jsonl"] > 0
-    assert (built / "train-multi.jsonl").stat().st_mtime_ns == before
+    assert (built / "train-full-multi.jsonl").stat().st_mtime_ns == before
 
 
 def test_other_options_do_not_overwrite(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ conversations over one to four images, in which a question names the image it is
 prior alone answers two thirds of the yes/no questions, so the builder can thin out the more
 frequent answer of each question until nothing is left to be guessed.
 
-Training files, from easy to hard: ``looks`` (one image, colour and shape, which nobody can answer
-blind), ``plain`` (one image, every question without 'not' or 'no'), ``single`` (one image, every
-question), ``multi`` (several images, one question about each), ``talk`` (one to four images,
-several questions about each). Held-out files are made from test images only.
+Training files come at three levels, each over one image (``single``) and over several with one
+question about each (``multi``): ``looks`` has colours and shapes, which nobody can answer blind,
+``plain`` every question without 'not' or 'no', ``full`` every question. ``talk`` has one to four
+images and several questions about each. Held-out files are made from test images only.
 """
 
 import json
@@ -121,7 +121,7 @@ class Plan:
     """
 
     seed: int = 0
-    passes: int = 12
+    passes: int = 6
     limit: int | None = None
     style: Style = field(default_factory=Style)
     talk: int = 4
@@ -155,16 +155,24 @@ def files(plan: Plan) -> dict[str, Iterator[Record]]:
 
     judged = conversations(test, HELD_OUT, HELD_OUT_PASSES, random.Random("held out"))
     talk = conversations(test, HELD_OUT_TALK, 1, random.Random("held out talk"))
-    alone = replace(plan.style, images=single)
-    return {
-        "train-looks.jsonl": trained("looks", replace(alone, categories=LOOKS)),
-        "train-plain.jsonl": trained("plain", replace(alone, negations=False)),
-        "train-single.jsonl": trained("single", alone),
-        "train-multi.jsonl": trained("multi", replace(plan.style, images=several)),
+    training = {
+        f"train-{level}-{name}.jsonl": trained(f"{level} {name}", replace(style, images=images))
+        for level, style in _levels(plan.style).items()
+        for name, images in (("single", single), ("multi", several))
+    }
+    return training | {
         "train-talk.jsonl": trained("talk", replace(plan.style, rounds_per_image=plan.talk)),
         "test-single.jsonl": _records("test", one_by_one(test)),
         "test-multi.jsonl": _records("test", judged),
         "test-talk.jsonl": _records("test", talk),
+    }
+
+
+def _levels(style: Style) -> dict[str, Style]:
+    return {
+        "looks": replace(style, categories=LOOKS),
+        "plain": replace(style, negations=False),
+        "full": style,
     }
 
 
