@@ -1,13 +1,16 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.data.tiny import answer, data_spec, paint, user
 
 from triptych.data.encode import Encoder, RecordImageError
 from triptych.data.schema import Record, parse_record
 from triptych.errors import DataError
+from triptych.images.plan import TilePlan
 from triptych.model.processing import TriptychProcessor
 
 SHADES = {"a.png": 10, "b.png": 120, "c.png": 230}
@@ -88,6 +91,35 @@ def test_trimming_drops_the_oldest_rounds_and_keeps_images_with_their_rounds(
     assert len(sample.prompt.spans) == sample.tiles == len(names)
     shades = [int(tile.mean().round()) for tile in cut.tiles(sample.record)]
     assert shades == [SHADES[name] for name in names]
+
+
+class ByWidth(TriptychProcessor):
+    """One tile for every 10 pixels of width, as a tiling that follows the size would do."""
+
+    def plan(self, width: int, height: int) -> TilePlan:
+        plan = super().plan(width, height)
+        return replace(plan, windows=plan.windows * (width // 10))
+
+
+def test_after_trimming_each_image_keeps_its_own_size(
+    processor: TriptychProcessor, tmp_path: Path
+) -> None:
+    for width in (10, 20, 30):
+        Image.new("RGB", (width, 12)).save(tmp_path / f"{width}.png")
+    wide = ByWidth(
+        processor.tokenizer, processor.vision, processor.end_token, str(processor.chat_template)
+    )
+    part = record(
+        tmp_path, user("x", "10.png"), answer("no"), user("y", "20.png", "30.png"), answer("no")
+    )
+    whole = encoder(wide, tmp_path).sample(part)
+    assert whole is not None
+    assert [stop - start for start, stop in whole.prompt.spans] == [4, 8, 12]
+    limit = len(whole.prompt) - 1
+    cut = encoder(wide, tmp_path, max_tokens=limit, overflow="trim_rounds").sample(part)
+    assert cut is not None
+    assert [stop - start for start, stop in cut.prompt.spans] == [8, 12]
+    assert cut.tiles == 5
 
 
 def test_no_image_is_ever_cut(processor: TriptychProcessor, folder: Path) -> None:

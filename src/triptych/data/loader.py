@@ -49,6 +49,7 @@ class Quarantine:
             return
         self._seen.add(key)
         if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(skipped), ensure_ascii=False) + "\n")
 
