@@ -39,11 +39,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: export OMP_WAIT_POLICY := PASSIVE
 demo: $(STAMP)
 	$(BIN)/triptych data build easy-vqa --out data/easy-vqa
-	$(BIN)/triptych train recipes/quickstart.yaml run.folder=$(RUN)
+	@if [ -d $(RUN)/model ]; then \
+		echo "$(RUN) is trained already: make demo RUN=runs/another trains anew"; \
+	elif [ -d $(RUN)/checkpoints ]; then $(BIN)/triptych train --resume $(RUN); \
+	else $(BIN)/triptych train recipes/quickstart.yaml run.folder=$(RUN); fi
 	$(BIN)/triptych eval $(RUN) --data data/easy-vqa/test-single.jsonl
 	$(BIN)/triptych eval $(RUN) --data data/easy-vqa/test-multi.jsonl
-	@echo "picture of the loss: $(RUN)/loss.png"
-	$(BIN)/triptych chat $(RUN) --replay data/easy-vqa/test-multi.jsonl --images 3
+	@echo "picture of the loss: $(RUN)/loss.png    every answer: $(RUN)/evaluation"
+	$(BIN)/triptych replay $(RUN) --data data/easy-vqa/test-multi.jsonl --images 3
 
 test: $(STAMP)
 	$(PYTEST) --session-timeout 600

@@ -42,6 +42,7 @@ def test_counts_are_those_of_the_files(built: Path) -> None:
     [
         ("train-looks-single.jsonl", {1}),
         ("train-looks-multi.jsonl", {2, 3, 4}),
+        ("train-looks-pair.jsonl", {2}),
         ("train-plain-single.jsonl", {1}),
         ("train-plain-multi.jsonl", {2, 3, 4}),
         ("train-full-single.jsonl", {1}),

@@ -6,8 +6,8 @@ conversations over one to four images, in which a question names the image it is
 prior alone answers two thirds of the yes/no questions, so the builder can thin out the more
 frequent answer of each question until nothing is left to be guessed.
 
-Training files come at three levels, each over one image (``single``) and over several with one
-question about each (``multi``): ``looks`` has colours and shapes, which nobody can answer blind,
+Training files come at three levels, each over one image (``single``), two (``pair``) and several
+(``multi``) with one question about each: ``looks`` has colours and shapes, which nobody can answer blind,
 ``plain`` every question without 'not' or 'no', ``full`` every question. ``talk`` has one to four
 images and several questions about each. Held-out files are made from test images only.
 """
@@ -158,7 +158,7 @@ def files(plan: Plan) -> dict[str, Iterator[Record]]:
     training = {
         f"train-{level}-{name}.jsonl": trained(f"{level} {name}", replace(style, images=images))
         for level, style in _levels(plan.style).items()
-        for name, images in (("single", single), ("multi", several))
+        for name, images in (("single", single), ("pair", {2: 1.0}), ("multi", several))
     }
     return training | {
         "train-talk.jsonl": trained("talk", replace(plan.style, rounds_per_image=plan.talk)),
