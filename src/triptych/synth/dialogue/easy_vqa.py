@@ -7,9 +7,9 @@ prior alone answers two thirds of the yes/no questions, so the builder can thin 
 frequent answer of each question until nothing is left to be guessed.
 
 Training files come at three levels, each over one image (``single``), two (``pair``) and several
-(``multi``) with one question about each: ``looks`` has colours and shapes, which nobody can answer blind,
-``plain`` every question without 'not' or 'no', ``full`` every question. ``talk`` has one to four
-images and several questions about each. Held-out files are made from test images only.
+(``multi``) with one question about each: ``looks`` has colours and shapes, which nobody can answer
+blind, ``plain`` every question without 'not' or 'no', ``full`` every question. ``talk`` has one to
+four images and several questions about each. Held-out files are made from test images only.
 """
 
 import json
