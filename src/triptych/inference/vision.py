@@ -115,9 +115,9 @@ class VisionCache:
         tiles = torch.from_numpy(np.concatenate(list(group.values()))).to(self._model.device)
         with torch.no_grad():
             encoded = torch.cat(
-                [self._model.encode_tiles(part) for part in tiles.split(self._tiles_at_once)]
+                [self._model.encode_tiles(part) for part in torch.split(tiles, self._tiles_at_once)]
             )
-        parts = encoded.split([len(tiles) for tiles in group.values()])
+        parts = torch.split(encoded, [len(tiles) for tiles in group.values()])
         features = {key: part.clone() for key, part in zip(group, parts, strict=True)}
         for key, value in features.items():
             self._keep(key, value)
