@@ -135,7 +135,10 @@ def test_grouping_by_length_pads_less_than_chance() -> None:
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        (SampleSize(101, 0), "sample 1 alone has 101 tokens.*raise data.batch.tokens to at least 101"),
+        (
+            SampleSize(101, 0),
+            "sample 1 alone has 101 tokens.*raise data.batch.tokens to at least 101",
+        ),
         (SampleSize(5, 10), "sample 1 alone has 10 tiles.*raise data.batch.tiles to at least 10"),
     ],
 )
