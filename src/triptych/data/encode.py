@@ -13,7 +13,8 @@ from triptych.data.schema import ImagePart, Record
 from triptych.data.spec import DataSpec
 from triptych.errors import DataError, ImageError
 from triptych.images.decode import image_size, open_image
-from triptych.model.processing import Prompt, TriptychProcessor
+from triptych.model.processing import TriptychProcessor
+from triptych.model.prompt import Prompt
 
 Tiles: TypeAlias = npt.NDArray[Any]
 T = TypeVar("T")

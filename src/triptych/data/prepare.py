@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from triptych.data.corpus import Corpus, Skipped, describe_error
 from triptych.data.encode import Encoder, Tiles
 from triptych.errors import DataError
-from triptych.model.processing import Prompt, TriptychProcessor
+from triptych.model.processing import TriptychProcessor
+from triptych.model.prompt import Prompt
 
 Batch: TypeAlias = dict[str, Tensor]
 

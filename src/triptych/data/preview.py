@@ -14,7 +14,8 @@ from triptych.errors import DataError, ImageError
 from triptych.images.decode import image_size
 
 if TYPE_CHECKING:
-    from triptych.model.processing import Prompt, TriptychProcessor
+    from triptych.model.processing import TriptychProcessor
+    from triptych.model.prompt import Prompt
 
 OPEN, CLOSE = "»", "«"
 LEGEND = f"{OPEN} {CLOSE} supervised: the model learns to write this"

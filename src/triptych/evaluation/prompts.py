@@ -4,7 +4,7 @@ from itertools import groupby
 
 from triptych.errors import DataError
 from triptych.inference.requests import Request
-from triptych.model.processing import Prompt
+from triptych.model.prompt import Prompt
 
 
 def answer_spans(request: Request, where: str, expected: int) -> list[tuple[int, int]]:

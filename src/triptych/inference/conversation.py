@@ -20,7 +20,8 @@ from triptych.inference.requests import Answer, FinishReason, Message
 from triptych.inference.sampling import Sampler, SamplingSpec
 from triptych.inference.text import TextStream
 from triptych.inference.vision import Picture, image_inputs
-from triptych.model.processing import Prompt, image_sources
+from triptych.model.processing import image_sources
+from triptych.model.prompt import Prompt
 
 
 @dataclass

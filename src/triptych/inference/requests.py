@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from triptych.inference.vision import Picture
-from triptych.model.processing import Prompt
+from triptych.model.prompt import Prompt
 
 Message: TypeAlias = dict[str, Any]
 """A message in the chat-completions shape, as the processor takes it."""

@@ -4,7 +4,6 @@ Shape suffixes: B batch, S sequence, I images, T tiles.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -20,7 +19,7 @@ from triptych.images.crop import crop_tiles
 from triptych.images.decode import ImageInput, open_image
 from triptych.images.layout import TileLayout
 from triptych.images.plan import TilePlan, TilingSpec, plan_tiles
-from triptych.language.head import IGNORE
+from triptych.model.prompt import Prompt, nest_images, pad_prompts
 from triptych.model.template import (
     IMAGE_END,
     IMAGE_START,
@@ -50,24 +49,6 @@ class VisionSettings(Spec):
     """Images are numbered in the text."""
     tags: bool = False
     """Images are wrapped in a start and an end token."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The tokens of one conversation; its pixels are not needed for them.
-
-    Attributes:
-        input_ids: token ids, image placeholders expanded.
-        supervised: for each token, whether it is in the loss.
-        spans: [start, stop) of each image's visual tokens.
-    """
-
-    input_ids: list[int]
-    supervised: list[bool]
-    spans: list[tuple[int, int]]
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
 
 
 class TriptychProcessor(ProcessorMixin):
@@ -214,7 +195,7 @@ class TriptychProcessor(ProcessorMixin):
             ``input_ids``, ``attention_mask`` (B, S); ``images_per_sample`` (B,); where there are
             images ``tiles_per_image`` (I,) and ``pixel_values`` or ``tile_features``.
         """
-        batch = _pad(prompts, self.pad_token_id, padding_side)
+        batch = pad_prompts(prompts, self.pad_token_id, padding_side)
         if not labels:
             del batch["labels"]
         batch["images_per_sample"] = torch.tensor([len(images) for images in tiles])
@@ -243,7 +224,7 @@ class TriptychProcessor(ProcessorMixin):
             padding_side: left for generation, right for training.
         """
         texts = [text] if isinstance(text, str) else list(text or [])
-        nested = _nest(images, len(texts))
+        nested = nest_images(images, len(texts))
         prompts = []
         for one, pictures in zip(texts, nested, strict=True):
             prompt = Prompt([], [], [])
@@ -316,37 +297,3 @@ def _source(part: Mapping[str, Any], message: int) -> ImageInput:
         f"message {message}: an image part carries no image; found the keys {sorted(part)}, "
         "expected 'image' with a path, data URI, bytes or PIL image"
     )
-
-
-def _pad(prompts: Sequence[Prompt], pad: int, side: str) -> dict[str, Tensor]:
-    """Pad to the longest prompt: ids with ``pad``, mask with 0, labels with -100."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), longest), pad)
-    mask = torch.zeros((len(prompts), longest), dtype=torch.long)
-    labels = torch.full((len(prompts), longest), IGNORE)
-    for row, prompt in enumerate(prompts):
-        start = longest - len(prompt) if side == "left" else 0
-        place = slice(start, start + len(prompt))
-        tokens = torch.tensor(prompt.input_ids)
-        ids[row, place] = tokens
-        mask[row, place] = 1
-        labels[row, place] = torch.where(torch.tensor(prompt.supervised), tokens, IGNORE)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def _nest(
-    images: Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None,
-    texts: int,
-) -> list[list[Image.Image]]:
-    """Bring the three accepted forms of ``images`` to one list per text."""
-    if images is None:
-        return [[] for _ in range(texts)]
-    if isinstance(images, Image.Image):
-        return [[images]]
-    if all(isinstance(image, Image.Image) for image in images) and texts == 1:
-        return [cast(list[Image.Image], list(images))]
-    if len(images) != texts or any(isinstance(image, Image.Image) for image in images):
-        raise DataError(
-            f"{texts} texts need a list of {texts} lists of images, found {len(images)} entries"
-        )
-    return [list(row) for row in cast(Sequence[Sequence[Image.Image]], images)]
