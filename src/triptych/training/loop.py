@@ -220,9 +220,10 @@ class Trainer:
         best = self.progress.best
         if due(self.run.evaluate_every):
             best = self.reporter.measure_held_out(self.progress, stage)
+            set_modes(self.model, plan.spec)
         if due(self.run.sample_every):
             self.reporter.show_samples(step, stage)
-        set_modes(self.model, plan.spec)
+            set_modes(self.model, plan.spec)
         improved = best != self.progress.best
         self.progress = replace(self.progress, best=best)
         if ends or improved or due(self.run.checkpoint_every):
