@@ -1,0 +1,17 @@
+"""Attention rules, and their kernels behind transformers' attention interface."""
+
+from triptych.attention.interface import implementation_name, register_attention
+from triptych.attention.layout import AttentionLayout, plan_attention
+from triptych.attention.rules import ImageScope, Kind, Rule, RuleName, make_rule
+
+__all__ = [
+    "AttentionLayout",
+    "ImageScope",
+    "Kind",
+    "Rule",
+    "RuleName",
+    "implementation_name",
+    "make_rule",
+    "plan_attention",
+    "register_attention",
+]

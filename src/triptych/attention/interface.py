@@ -1,0 +1,167 @@
+"""Attention rules as attention functions of transformers.
+
+``register_attention`` makes a rule known under a name; a language model whose attention
+implementation has that name passes the forward arguments ``token_kinds``, ``document_ids``,
+``image_ids`` and ``token_places``, or a prepared ``attention_layout``, on to it in every layer.
+
+Shape suffixes: B batch, H heads, Hk key heads, Q queries, K keys, D head width.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from triptych.attention.kernels.blocked import blocked_attention
+from triptych.attention.kernels.dense import dense_attention
+from triptych.attention.kernels.packed import packed_attention
+from triptych.attention.layout import AttentionLayout, plan_attention
+from triptych.attention.rules import Rule
+from triptych.errors import RecipeError
+
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+_BLOCK_TYPES = (torch.float32, torch.bfloat16)
+
+Output = tuple[Tensor, None]
+
+
+def implementation_name(rule: Rule) -> str:
+    """The name of a rule among transformers' attention implementations."""
+    scope = "" if rule.image_scope == "self" else f"_{rule.image_scope}"
+    return f"triptych_{rule.name}{scope}"
+
+
+def register_attention(rule: Rule) -> str:
+    """Make a rule known to transformers; to do so again changes nothing.
+
+    Returns:
+        The name for ``attn_implementation``.
+    """
+    name = implementation_name(rule)
+    AttentionInterface.register(name, partial(attention_forward, rule))
+    return name
+
+
+def attention_forward(
+    rule: Rule,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    *,
+    attention_layout: AttentionLayout | None = None,
+    token_kinds: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    image_ids: Tensor | None = None,
+    token_places: Tensor | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> Output:
+    """Attention under a rule, in the shape that transformers asks for.
+
+    Args:
+        rule: the attention rule.
+        module: the attention layer.
+        query: (B, H, Q, D), the last Q of the K tokens.
+        key: (B, Hk, K, D); a longer, static cache is cut.
+        value: (B, Hk, K, D).
+        attention_mask: must be None; padding is a token kind.
+        dropout: must be 0.
+        scaling: of the scores; default: 1 / sqrt(D).
+        attention_layout: the layout of the batch, else it is worked out in every layer.
+        token_kinds: (B, K), see ``plan_attention``.
+        document_ids: (B, K), see ``plan_attention``.
+        image_ids: (B, K), see ``plan_attention``.
+        token_places: (B, K), see ``plan_attention``.
+        sliding_window: refused when it would hide a key.
+        kwargs: what else the layer passes.
+
+    Returns:
+        (B, Q, H, D), and no weights.
+
+    Raises:
+        RecipeError: the layer asks for what a rule cannot do.
+    """
+    layout = attention_layout
+    if layout is None:
+        if token_kinds is None:
+            raise RecipeError(
+                f"attention '{rule.name}' needs token_kinds (0 padding, 1 text, 2 image) of all "
+                "tokens, cached ones included, as a forward argument of the language model"
+            )
+        layout = plan_attention(
+            rule,
+            token_kinds,
+            query.shape[2],
+            document_ids=document_ids,
+            image_ids=image_ids,
+            token_places=token_places,
+        )
+    _check(layout, query, key, attention_mask, dropout, sliding_window, kwargs)
+    key, value = key[:, :, : layout.keys], value[:, :, : layout.keys]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if layout.plain:
+        out, _ = sdpa_attention_forward(module, query, key, value, None, scaling=scale)
+        return out, None
+    kernel = _choose(layout, query)
+    return kernel(query, key, value, scale).transpose(1, 2), None
+
+
+def _choose(
+    layout: AttentionLayout, query: Tensor
+) -> Callable[[Tensor, Tensor, Tensor, float], Tensor]:
+    """The kernel that costs least where it can run."""
+    if layout.masks is not None:
+        masks = layout.masks
+        return lambda query, key, value, scale: dense_attention(query, key, value, masks, scale)
+    packed = layout.packed
+    if packed is None:
+        raise RecipeError("an attention layout for few queries was given to many")
+    on_cpu = query.device.type == "cpu" and query.dtype in _BLOCK_TYPES
+    if not torch.compiler.is_compiling() and on_cpu and layout.prefers_blocks:
+        blocks = layout.blocks
+        return lambda query, key, value, scale: blocked_attention(query, key, value, blocks, scale)
+    rule = layout.rule
+    return lambda query, key, value, scale: packed_attention(rule, query, key, value, packed, scale)
+
+
+def _check(
+    layout: AttentionLayout,
+    query: Tensor,
+    key: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float,
+    sliding_window: int | None,
+    kwargs: dict[str, Any],
+) -> None:
+    """Refuse what would silently be another attention than the one asked for."""
+    name = layout.rule.name
+    if attention_mask is not None:
+        raise RecipeError(f"attention '{name}' takes token_kinds, not an attention mask")
+    if dropout:
+        raise RecipeError(
+            f"attention '{name}' has no dropout, found {dropout}; set attention_dropout to 0 in "
+            "model.language.config"
+        )
+    if sliding_window is not None and layout.keys > sliding_window:
+        raise RecipeError(
+            f"attention '{name}' cannot keep to the sliding window of {sliding_window} tokens of "
+            f"this language model in a sequence of {layout.keys}; shorten the sequences, or choose "
+            "attention 'causal' or a model without sliding_window"
+        )
+    for option in _UNSUPPORTED:
+        if kwargs.get(option) is not None:
+            raise RecipeError(f"attention '{name}' cannot honour {option} of this language model")
+    if layout.queries != query.shape[2] or layout.keys > key.shape[2]:
+        raise RecipeError(
+            f"token_kinds describe {layout.queries} queries and {layout.keys} keys, but the layer "
+            f"has {query.shape[2]} and {key.shape[2]}; give the kinds of all tokens, cached ones "
+            "included"
+        )

@@ -1,0 +1,1 @@
+"""Kernels: the slow reference, and what runs instead of it."""

@@ -1,0 +1,337 @@
+"""The fast path for long sequences on a CPU: fused attention over rectangles, no mask, few copies.
+
+PyTorch's public attention function does not return the logarithm of its softmax sums, without
+which parts of a softmax cannot be joined; so the two operators behind it are called directly.
+Heads are worked on a few at a time, so that what is held beside inputs and outputs stays about
+as small as the buffers of one fused call.
+
+Shape suffixes: B batch, H heads, Hk key heads, G = H / Hk, Q queries, K keys, D head width,
+R rows of a block.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from triptych.attention.blocks import Block, Piece
+from triptych.attention.order import Span
+
+_BUDGET_BYTES = 1 << 21
+_forward_op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward_op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def blocked_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plans: Sequence[Sequence[Block]],
+    scale: float,
+) -> Tensor:
+    """Attention of each batch row by its blocks.
+
+    Args:
+        query: (B, H, Q, D), the last Q of the K tokens.
+        key: (B, Hk, K, D), where Hk divides H.
+        value: (B, Hk, K, D).
+        plans: the blocks of each row, see ``plan_blocks``.
+        scale: of the scores.
+
+    Returns:
+        (B, H, Q, D); 0 where a query belongs to no block.
+    """
+    return cast(Tensor, _Blocked.apply(query, key, value, plans, scale))
+
+
+class _Context(FunctionCtx):
+    """What is kept for the gradient."""
+
+    saved_tensors: tuple[Tensor, ...]
+    plans: Sequence[Sequence[Block]]
+    scale: float
+
+
+class _Blocked(torch.autograd.Function):
+    """Saves inputs, output and softmax sums; what else the gradient needs is worked out again."""
+
+    @staticmethod
+    def forward(
+        ctx: _Context,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        plans: Sequence[Sequence[Block]],
+        scale: float,
+    ) -> Tensor:
+        batch, heads, queries, depth = query.shape
+        whole = all(sum(block.size for block in blocks) == queries for blocks in plans)
+        make = query.new_empty if whole else query.new_zeros
+        out = make((batch, queries, heads, depth)).transpose(1, 2)
+        sums = query.new_full((2, batch, heads, queries), float("-inf"), dtype=torch.float32)
+        for part in _parts(query, key, value, out, sums, plans):
+            for block in part.blocks:
+                part.forward(block, scale)
+        ctx.save_for_backward(query, key, value, out, sums)
+        ctx.plans, ctx.scale = plans, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, out, sums = ctx.saved_tensors
+        targets = [_zeros(one) for one in (query, key, value)]
+        parts = _parts(query, key, value, out, sums, ctx.plans)
+        grad_parts = _parts(targets[0], targets[1], targets[2], grads[0], sums, ctx.plans)
+        for part, grad in zip(parts, grad_parts, strict=True):
+            for block in part.blocks:
+                part.backward(block, grad, ctx.scale)
+        return targets[0], targets[1], targets[2], None, None
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """Zeros (B, H, S, D) that lie in memory as (B, S, H, D)."""
+    return torch.zeros_like(like.transpose(1, 2), memory_format=torch.contiguous_format).transpose(
+        1, 2
+    )
+
+
+@dataclass
+class _Part:
+    """One batch row and a few of its heads, as views.
+
+    Attributes:
+        query: (Hk, G, Q, D).
+        key: (Hk, 1, K, D).
+        value: (Hk, 1, K, D).
+        out: (Hk, G, Q, D).
+        sums: (2, Hk, G, Q), of the text and the image group.
+        first: the key that is the first query.
+        blocks: of the row.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    out: Tensor
+    sums: Tensor
+    first: int
+    blocks: Sequence[Block]
+
+    def forward(self, block: Block, scale: float) -> None:
+        """Write the block's rows of ``out`` and ``sums``."""
+        rows = _shift(block.rows, self.first)
+        query = _take(self.query, rows)
+        write = _put
+        if block.keeps_value:
+            write(self.out, rows, _take(self.value, block.rows).expand_as(query))
+            write = _add
+        for group, softmax in enumerate(self._groups(block, query, scale)):
+            if softmax.out is not None:
+                write(self.out, rows, softmax.out)
+                _put(self.sums[group], rows, softmax.sums)
+                write = _add
+
+    def _groups(self, block: Block, query: Tensor, scale: float) -> "Iterator[_Softmax]":
+        text = _Softmax(query, scale)
+        if block.triangle:
+            text.add(0, _take(self.key, block.rows), _take(self.value, block.rows), causal=True)
+        yield self._gather(text, block.text)
+        yield self._gather(_Softmax(query, scale), block.image)
+
+    def _gather(self, softmax: "_Softmax", pieces: Sequence[Piece]) -> "_Softmax":
+        for piece in pieces:
+            softmax.add(piece.start, _take(self.key, piece.keys), _take(self.value, piece.keys))
+        return softmax
+
+    def backward(self, block: Block, grad: "_Part", scale: float) -> None:
+        """Add the block's share to the gradients, which ``grad`` holds as this holds values."""
+        rows = _shift(block.rows, self.first)
+        grad_out = _take(grad.out, rows)
+        if block.keeps_value:
+            _add(grad.value, block.rows, grad_out)
+        if not block.calls:
+            return
+        query = _take(self.query, rows)
+        text, image = self._outputs(block, query, scale)
+        if image is not None:
+            joint = _Gradient(query, grad_out, image, self.sums[1], rows, scale)
+            self._spread(joint, block.image, grad)
+            _add(grad.query, rows, joint.query)
+            del image, joint
+        if text is not None:
+            joint = _Gradient(query, grad_out, text, self.sums[0], rows, scale)
+            if block.triangle:
+                own = Piece(0, block.size, block.rows)
+                self._spread(joint, [own], grad, causal=True)
+            self._spread(joint, block.text, grad)
+            _add(grad.query, rows, joint.query)
+
+    def _outputs(
+        self, block: Block, query: Tensor, scale: float
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What each group gave, or None where it is empty.
+
+        In full precision the text's share is what the others leave of the sum; rounded to less,
+        the difference would be too coarse.
+        """
+        if query.dtype != torch.float32:
+            text, image = (softmax.out for softmax in self._groups(block, query, scale))
+            return text, image
+        image = self._gather(_Softmax(query, scale), block.image).out
+        if not (block.triangle or block.text):
+            return None, image
+        text = _take(self.out, _shift(block.rows, self.first))
+        if block.keeps_value:
+            text = text - _take(self.value, block.rows)
+        return (text if image is None else text - image), image
+
+    def _spread(
+        self, joint: "_Gradient", pieces: Sequence[Piece], grad: "_Part", causal: bool = False
+    ) -> None:
+        for piece in pieces:
+            key, value = _take(self.key, piece.keys), _take(self.value, piece.keys)
+            grad_key, grad_value = joint.through(piece.start, key, value, causal)
+            _add(grad.key, piece.keys, grad_key)
+            _add(grad.value, piece.keys, grad_value)
+
+
+class _Softmax:
+    """One softmax of a block's queries, joined from parts of its keys.
+
+    Attributes:
+        out: (Hk, G, R, D), or None as long as there are no keys.
+        sums: (Hk, G, R), the logarithm of the sum of exponentials.
+    """
+
+    def __init__(self, query: Tensor, scale: float) -> None:
+        self.query = query
+        self.scale = scale
+        self.out: Tensor | None = None
+        self.sums = query.new_empty(0)
+
+    def add(self, start: int, key: Tensor, value: Tensor, *, causal: bool = False) -> None:
+        """Let the rows from ``start`` on see these keys (Hk, 1, K, D) too."""
+        rows = self.query[:, :, start:]
+        out, sums = _forward_op(
+            rows, _share(key, rows), _share(value, rows), 0.0, causal, scale=self.scale
+        )
+        if self.out is None and start == 0:
+            self.out, self.sums = out, sums
+            return
+        if self.out is None:
+            self.out = torch.zeros_like(self.query, dtype=torch.float32)
+            self.sums = sums.new_full(self.query.shape[:-1], float("-inf"))
+        self.out = self.out.float()
+        kept = self.sums[:, :, start:]
+        weight = torch.sigmoid(sums - kept).unsqueeze(-1)
+        self.out[:, :, start:].lerp_(out.float(), weight)
+        torch.logaddexp(kept, sums, out=kept)
+
+
+class _Gradient:
+    """The gradient of one softmax of a block, part of its keys by part.
+
+    Attributes:
+        query: (Hk, G, R, D), the gradient that reached the queries so far.
+    """
+
+    def __init__(
+        self,
+        query: Tensor,
+        grad_out: Tensor,
+        out: Tensor,
+        sums: Tensor,
+        rows: Sequence[Span],
+        scale: float,
+    ) -> None:
+        self._inputs = query, grad_out, out, _take(sums.unsqueeze(-1), rows).squeeze(-1)
+        self._scale = scale
+        self.query: Tensor = query.new_empty(0)
+
+    def through(
+        self, start: int, key: Tensor, value: Tensor, causal: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of keys and values (Hk, 1, K, D) that the rows from ``start`` on see."""
+        query, grad_out, out, sums = (one[:, :, start:] for one in self._inputs)
+        out = out.to(query.dtype)
+        shared = _share(key, query), _share(value, query)
+        grad_query, grad_key, grad_value = _backward_op(
+            grad_out, query, *shared, out, sums, 0.0, causal, scale=self._scale
+        )
+        if self.query.numel():
+            self.query[:, :, start:] += grad_query
+        elif start == 0:
+            self.query = grad_query
+        else:
+            self.query = torch.zeros_like(self._inputs[0])
+            self.query[:, :, start:] = grad_query
+        return grad_key, grad_value
+
+
+def _parts(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    plans: Sequence[Sequence[Block]],
+) -> Iterator[_Part]:
+    """Cut a batch into rows, and the heads of a row so that temporary tensors stay small."""
+    share = query.shape[1] // key.shape[1]
+    first = key.shape[2] - query.shape[2]
+    for row, blocks in enumerate(plans):
+        step = _heads_at_once(query, key, blocks)
+        for head in range(0, key.shape[1], step):
+            few = slice(head * share, (head + step) * share)
+            yield _Part(
+                query[row, few].unflatten(0, (-1, share)),
+                key[row, head : head + step, None],
+                value[row, head : head + step, None],
+                out[row, few].unflatten(0, (-1, share)),
+                sums[:, row, few].unflatten(1, (-1, share)),
+                first,
+                blocks,
+            )
+
+
+def _heads_at_once(query: Tensor, key: Tensor, blocks: Sequence[Block]) -> int:
+    """How many key heads share a call: as many as the budget allows, enough for all threads."""
+    share = query.shape[1] // key.shape[1]
+    rows = max((block.size for block in blocks if block.calls), default=1)
+    pieces = [piece for block in blocks for piece in (*block.text, *block.image)]
+    keys = max((sum(b - a for a, b in piece.keys) for piece in pieces), default=0)
+    head = (4 * share * rows + 2 * keys) * query.shape[-1] * query.element_size()
+    unit = -(-torch.get_num_threads() // share)
+    return max(_BUDGET_BYTES // head // unit, 1) * unit
+
+
+def _share(keys: Tensor, query: Tensor) -> Tensor:
+    """Give every query head its key head, without a copy."""
+    return keys.expand(-1, query.shape[1], -1, -1)
+
+
+def _shift(spans: Sequence[Span], by: int) -> list[Span]:
+    return [(start - by, stop - by) for start, stop in spans]
+
+
+def _take(tensor: Tensor, spans: Sequence[Span]) -> Tensor:
+    """The tokens of spans along the third dimension; a view where it can be one."""
+    views = [tensor[:, :, start:stop] for start, stop in spans]
+    return views[0] if len(views) == 1 else torch.cat(views, dim=2)
+
+
+def _put(tensor: Tensor, spans: Sequence[Span], values: Tensor) -> None:
+    lengths = [stop - start for start, stop in spans]
+    for (start, stop), part in zip(spans, values.split(lengths, dim=2), strict=True):
+        tensor[:, :, start:stop] = part
+
+
+def _add(tensor: Tensor, spans: Sequence[Span], values: Tensor) -> None:
+    if values.shape[1] > tensor.shape[1]:
+        values = values.sum(1, keepdim=True)
+    lengths = [stop - start for start, stop in spans]
+    for (start, stop), part in zip(spans, values.split(lengths, dim=2), strict=True):
+        tensor[:, :, start:stop] += part
