@@ -1,6 +1,5 @@
 # Needs Python >= 3.11, pip and make; everything else goes into $(VENV).
 #   make demo PYTHON=python3.12
-#   make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   (CPU build of torch)
 
 PYTHON ?= python3
 VENV ?= .venv

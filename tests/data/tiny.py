@@ -21,7 +21,7 @@ def tiny_processor() -> TriptychProcessor:
     """Four visual tokens per image of 8 px tiles, numbered images."""
     tokenizer = train_tokenizer(TEXTS, TrainedTokenizer(vocabulary=300))
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
-    vision = VisionSettings(tiling=FixedTiling(), tile_size=8, rows=2, columns=2, numbered=True)
+    vision = VisionSettings(tiling=FixedTiling(), tile_size=8, rows=2, columns=2, numbered="before")
     return TriptychProcessor(
         tokenizer,
         vision=vision.model_dump(mode="json"),

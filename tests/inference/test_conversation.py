@@ -32,7 +32,7 @@ def full_logits(talk: Conversation, images: list[Path]) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cached_rounds_give_the_logits_of_a_full_forward(family: str, pictures: list[Path]) -> None:
-    template = TemplateSpec.model_validate({"family": family, "numbered": True})
+    template = TemplateSpec.model_validate({"family": family, "numbered": "before"})
     talk = Conversation(tiny_engine(template=template), "be short", SHORT)
     talk.reply("what is this?", pictures[:2])
     talk.reply("and now, in words?")

@@ -12,7 +12,7 @@ from triptych.errors import DataError
 from triptych.model.build import load_processor
 from triptych.model.spec import TemplateSpec
 
-_, PROCESSOR = tiny_model(template=TemplateSpec(family="compact", numbered=True, tags=True))
+_, PROCESSOR = tiny_model(template=TemplateSpec(family="compact", numbered="before", tags=True))
 
 WORDS = st.text(alphabet="abc ?\n", max_size=8)
 ROUNDS = st.lists(st.tuples(WORDS, st.integers(0, 2), WORDS, st.booleans()), min_size=1, max_size=4)

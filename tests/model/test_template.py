@@ -14,7 +14,7 @@ VARIABLES = {
     "image_end": "<image_end>",
     "bos_token": "<s>",
     "end_token": "</s>",
-    "numbered": True,
+    "numbered": "before",
     "tags": False,
 }
 IMAGE = {"type": "image", "image": "a.png"}
@@ -60,9 +60,15 @@ def test_images_are_numbered_over_the_whole_conversation(family: str) -> None:
     text = "".join(s.text for s in rendered(family, CONVERSATION))
     places = [text.index(f"Image {k}:<image>\n") for k in (1, 2, 3)]
     assert places == sorted(places)
-    plain = "".join(s.text for s in rendered(family, CONVERSATION, numbered=False, tags=True))
+    plain = "".join(s.text for s in rendered(family, CONVERSATION, numbered="no", tags=True))
     assert "Image 1" not in plain
     assert plain.count("<image_start><image><image_end>") == 3
+
+
+def test_numbers_may_stand_after_the_images() -> None:
+    text = "".join(s.text for s in rendered("compact", CONVERSATION, numbered="after"))
+    assert "<image> 1\nWhat?" in text
+    assert "And<image> 2<image> 3" in text
 
 
 @pytest.mark.parametrize("family", ALL)

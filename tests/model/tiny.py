@@ -50,7 +50,7 @@ def tiny_spec(
         towers=(SmallTower(size=16, patch=8, hidden=16, depth=1, heads=2),),
         connector=connector or MlpConnector(),
         language=TransformersLanguage(config=config, tokenizer=TrainedTokenizer(vocabulary=300)),
-        template=template or TemplateSpec(family="compact", numbered=True),
+        template=template or TemplateSpec(family="compact", numbered="before"),
     )
 
 

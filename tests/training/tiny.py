@@ -45,7 +45,7 @@ def model_spec(dropout: float = 0.0) -> ModelSpec:
         towers=(SmallTower(size=16, patch=8, hidden=16, depth=1, heads=2),),
         connector=MlpConnector(),
         language=TransformersLanguage(config=config, tokenizer=TrainedTokenizer(vocabulary=300)),
-        template=TemplateSpec(family="compact", numbered=True),
+        template=TemplateSpec(family="compact", numbered="before"),
     )
 
 

@@ -30,7 +30,7 @@ def build_easy_vqa(
     ] = DEFAULT.passes,
     images: Annotated[
         str, typer.Option(help="Weights of the number of images: number:weight,...")
-    ] = "1:4,2:3,3:2,4:1",
+    ] = "1:1,2:1,3:1,4:1",
     rounds_per_image: Annotated[
         int, typer.Option(min=1, help="Most questions about one image of a conversation.")
     ] = DEFAULT.style.rounds_per_image,

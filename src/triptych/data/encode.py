@@ -19,6 +19,8 @@ from triptych.model.prompt import Prompt
 Tiles: TypeAlias = npt.NDArray[Any]
 T = TypeVar("T")
 
+SIZES_KEPT = 1 << 16
+
 
 class RecordImageError(ImageError):
     """An image of a record cannot be used.
@@ -48,7 +50,9 @@ class Sample:
 
 
 class Encoder:
-    """Encodes records under the limits of a DataSpec. It keeps no state between records.
+    """Encodes records under the limits of a DataSpec.
+
+    It keeps nothing between records but the sizes of the images it has seen.
 
     Args:
         processor: the model's processor.
@@ -62,6 +66,7 @@ class Encoder:
         self.processor = processor
         self.spec = spec
         self.features = features
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def prompt(self, record: Record) -> Prompt | None:
         """Tokens of a record, or None when it is over the context and the policy is drop."""
@@ -157,7 +162,14 @@ class Encoder:
     def _size(self, part: ImagePart) -> tuple[int, int]:
         if self.features is not None:
             return self.features.size(part)
-        return image_size(part.location, limits=self.spec.limits)
+        if isinstance(part.location, bytes):
+            return image_size(part.location, limits=self.spec.limits)
+        name = str(part.location)
+        if name not in self._sizes:
+            if len(self._sizes) >= SIZES_KEPT:
+                self._sizes.clear()
+            self._sizes[name] = image_size(part.location, limits=self.spec.limits)
+        return self._sizes[name]
 
     def _pixels(self, part: ImagePart) -> Tiles:
         if self.features is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from triptych.data.corpus import Corpus, Skipped, describe_error
-from triptych.data.encode import Encoder, Tiles
+from triptych.data.encode import Encoder, Sample, Tiles
 from triptych.errors import DataError
 from triptych.model.processing import TriptychProcessor
 from triptych.model.prompt import Prompt
@@ -28,7 +28,7 @@ class Loaded:
 
 
 class Preparer(Dataset[Loaded]):
-    """Reads, decodes and collates micro-batches. Stateless, so any worker gives the same batch.
+    """Reads, decodes and collates micro-batches. Any worker gives the same batch.
 
     Bad samples are left out and reported, never replaced. Whether they stop the run is decided in
     the training process, where an error can be shown without a worker's traceback.
@@ -37,6 +37,7 @@ class Preparer(Dataset[Loaded]):
     def __init__(self, corpus: Corpus, encoder: Encoder) -> None:
         self.corpus = corpus
         self.encoder = encoder
+        self._kept: dict[int, Sample] = {}
 
     def __getitem__(self, samples: Sequence[int]) -> Loaded:
         prompts: list[Prompt] = []
@@ -44,12 +45,7 @@ class Preparer(Dataset[Loaded]):
         skipped: list[Skipped] = []
         for index in samples:
             try:
-                sample = self.encoder.sample(self.corpus.record(index))
-                if sample is None:
-                    raise DataError(
-                        f"{self.corpus.where(index)}: is over max_tokens now but was not before; "
-                        "the file was changed while it was in use"
-                    )
+                sample = self._sample(index)
                 pixels = self.encoder.tiles(sample.record)
             except DataError as error:
                 skipped.append(describe_error(error, self.corpus.where(index)))
@@ -60,6 +56,19 @@ class Preparer(Dataset[Loaded]):
         if not prompts:
             return Loaded(empty_batch(processor), tuple(skipped))
         return Loaded(processor.collate(prompts, tiles, labels=True), tuple(skipped))
+
+    def _sample(self, index: int) -> Sample:
+        if index in self._kept:
+            return self._kept[index]
+        sample = self.encoder.sample(self.corpus.record(index))
+        if sample is None:
+            raise DataError(
+                f"{self.corpus.where(index)}: is over max_tokens now but was not before; "
+                "the file was changed while it was in use"
+            )
+        if self.encoder.spec.keep_tokens:
+            self._kept[index] = sample
+        return sample
 
 
 def empty_batch(processor: TriptychProcessor) -> Batch:

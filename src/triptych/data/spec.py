@@ -74,5 +74,8 @@ class DataSpec(Spec):
     cache_features: bool = False
     """Compute the features of frozen towers once, before training, and read them from a file."""
 
+    keep_tokens: bool = False
+    """Keep the tokens of every sample in memory after they were first made, for small sets."""
+
     workers: int = Field(default=0, ge=0)
     """Processes that read and decode ahead; 0 reads in the training process."""

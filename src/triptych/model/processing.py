@@ -20,6 +20,7 @@ from triptych.images.decode import ImageInput, open_image
 from triptych.images.layout import TileLayout
 from triptych.images.plan import TilePlan, TilingSpec, plan_tiles
 from triptych.model.prompt import Prompt, nest_images, pad_prompts
+from triptych.model.spec import Numbered
 from triptych.model.template import (
     IMAGE_END,
     IMAGE_START,
@@ -45,8 +46,8 @@ class VisionSettings(Spec):
     """Columns of a tile's visual tokens."""
     prefix: int = 0
     """Visual tokens of a tile that stand before its grid."""
-    numbered: bool = False
-    """Images are numbered in the text."""
+    numbered: Numbered = "no"
+    """Where the text numbers the images."""
     tags: bool = False
     """Images are wrapped in a start and an end token."""
 
@@ -143,7 +144,8 @@ class TriptychProcessor(ProcessorMixin):
         """
         costs = [self.count(width, height) for width, height in sizes]
         prompt = Prompt([], [], [])
-        for segment in self.segments(messages, add_generation_prompt=add_generation_prompt):
+        segments = self.segments(messages, add_generation_prompt=add_generation_prompt)
+        for segment in segments:
             in_loss = segment.message is not None and messages[segment.message].get("loss", True)
             self._extend(prompt, segment.text, bool(in_loss), costs)
         if len(prompt.spans) != len(costs):
@@ -155,7 +157,8 @@ class TriptychProcessor(ProcessorMixin):
 
     def _extend(self, prompt: Prompt, text: str, in_loss: bool, costs: Sequence[int]) -> None:
         """Append the tokens of ``text``, each image placeholder repeated to its cost."""
-        for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]:
+        # The backend by itself: the call of transformers around it costs ten times as much.
+        for token in self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids:
             if token != self.image_token_id:
                 prompt.input_ids.append(token)
                 prompt.supervised.append(in_loss)

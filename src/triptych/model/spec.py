@@ -11,6 +11,7 @@ from triptych.language import LanguageSpec
 from triptych.spec import Spec
 from triptych.towers import TowerSpec
 
+Numbered = Literal["no", "before", "after"]
 Family = Literal["auto", "chatml", "llama3", "mistral", "phi3", "gemma", "compact", "plain"]
 
 
@@ -19,8 +20,8 @@ class TemplateSpec(Spec):
 
     family: Family = "auto"
     """Chat format; 'auto' chooses it by the control tokens that the tokenizer knows."""
-    numbered: bool = False
-    """Write 'Image k:' before each image, k counting over the whole conversation."""
+    numbered: Numbered = "no"
+    """Number the images over the whole conversation: 'Image k:' before each, or ' k' after it."""
     tags: bool = False
     """Wrap each image in a start and an end token with trainable embeddings."""
 

@@ -6,10 +6,10 @@ conversations over one to four images, in which a question names the image it is
 prior alone answers two thirds of the yes/no questions, so the builder can thin out the more
 frequent answer of each question until nothing is left to be guessed.
 
-Training files come at three levels, each over one image (``single``), two (``pair``) and several
-(``multi``) with one question about each: ``looks`` has colours and shapes, which nobody can answer
-blind, ``plain`` every question without 'not' or 'no', ``full`` every question. ``talk`` has one to
-four images and several questions about each. Held-out files are made from test images only.
+Training files come at three levels, each as one question about a lone image (``single``) and as
+one question about a named image among several (``named``): ``looks`` has colours and shapes, which
+nobody can answer blind, ``plain`` every question without 'not' or 'no', ``full`` every question.
+``talk`` has several images and several rounds. Held-out files are made from test images only.
 """
 
 import json
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from triptych.data.schema import ImagePart, Message, Record, TextPart
 from triptych.errors import DataError
@@ -37,6 +37,8 @@ LOOKS = frozenset({"colour", "shape"})
 HELD_OUT = Style(images={2: 1, 3: 1, 4: 1}, rounds_per_image=1, late=0, balance=None)
 """Judged: two to four images from the start, one question about each, every kind as it comes."""
 HELD_OUT_PASSES = 3
+ONE: dict[str, Any] = {"rounds": 1, "late": 0.0}
+"""One question about several images that are all there."""
 HELD_OUT_TALK = Style(images={2: 1, 3: 1, 4: 1}, rounds_per_image=3, late=0.5, balance=None)
 """Long held-out conversations, to look at: later answers may be read off earlier ones."""
 
@@ -114,17 +116,18 @@ class Plan:
 
     Attributes:
         seed: of the training files; the held-out files are the same for every seed.
-        passes: conversations that each training image takes part in, per training file.
+        passes: conversations that each training image takes part in, per training file; a third
+            of it where it is alone.
         limit: only the first so many images of each split; None for all.
         style: of the training conversations.
-        talk: questions about each image in the file of long conversations, at most.
+        talk: questions about each image in the file of conversations, at most.
     """
 
     seed: int = 0
-    passes: int = 6
+    passes: int = 9
     limit: int | None = None
     style: Style = field(default_factory=Style)
-    talk: int = 4
+    talk: int = 2
 
     def describe(self) -> dict[str, object]:
         """The plan as plain values."""
@@ -151,17 +154,20 @@ def files(plan: Plan) -> dict[str, Iterator[Record]]:
 
     def trained(name: str, style: Style) -> Iterator[Record]:
         rng = random.Random(f"{plan.seed} {name}")
-        return _records("train", conversations(train, style, plan.passes, rng))
+        passes = max(1, plan.passes // 3) if style.images == single else plan.passes
+        return _records("train", conversations(train, style, passes, rng))
 
     judged = conversations(test, HELD_OUT, HELD_OUT_PASSES, random.Random("held out"))
     talk = conversations(test, HELD_OUT_TALK, 1, random.Random("held out talk"))
     training = {
-        f"train-{level}-{name}.jsonl": trained(f"{level} {name}", replace(style, images=images))
+        f"train-{level}-{name}.jsonl": trained(f"{level} {name}", replace(style, **changes))
         for level, style in _levels(plan.style).items()
-        for name, images in (("single", single), ("pair", {2: 1.0}), ("multi", several))
+        for name, changes in (("single", {"images": single}), ("named", {"images": several} | ONE))
     }
     return training | {
-        "train-talk.jsonl": trained("talk", replace(plan.style, rounds_per_image=plan.talk)),
+        "train-talk.jsonl": trained(
+            "talk", replace(plan.style, images=several, rounds_per_image=plan.talk)
+        ),
         "test-single.jsonl": _records("test", one_by_one(test)),
         "test-multi.jsonl": _records("test", judged),
         "test-talk.jsonl": _records("test", talk),

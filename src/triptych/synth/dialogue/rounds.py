@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 
 OPPOSITE = {"yes": "no", "no": "yes"}
 NEGATIONS = frozenset({"no", "not"})
+# The number stands last: a small model finds it there at once, where it opens the answer.
 REFERENCES = (
-    "In image {n}, {q}",
-    "Look at image {n}. {q}",
-    "Image {n}: {q}",
-    "About image {n}: {q}",
-    "For image {n}, {q}",
+    "{q} In image {n}",
+    "{q} Look at image {n}",
 )
 
 
@@ -60,7 +58,7 @@ class Style:
             answer, per yes/no question text; None keeps all.
     """
 
-    images: Mapping[int, float] = field(default_factory=lambda: {1: 4, 2: 3, 3: 2, 4: 1})
+    images: Mapping[int, float] = field(default_factory=lambda: {1: 1, 2: 1, 3: 1, 4: 1})
     rounds_per_image: int = 1
     rounds: int = 10
     late: float = 0.3
