@@ -11,9 +11,9 @@ def test_builds_and_builds_only_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     command = ["data", "build", "easy-vqa", "--out", str(tmp_path / "e"), "--limit", "9"]
     assert main(command) == 0
     assert "test-multi.jsonl" in capsys.readouterr().out
-    before = (tmp_path / "e" / "train-full-multi.jsonl").stat().st_mtime_ns
+    before = (tmp_path / "e" / "train-full-named.jsonl").stat().st_mtime_ns
     assert main(command) == 0
-    assert (tmp_path / "e" / "train-full-multi.jsonl").stat().st_mtime_ns == before
+    assert (tmp_path / "e" / "train-full-named.jsonl").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("images", ["", "1", "1:x", "1:1", "2:1", "0:1,2:1"])

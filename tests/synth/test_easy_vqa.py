@@ -41,13 +41,12 @@ def test_counts_are_those_of_the_files(built: Path) -> None:
     ("name", "images"),
     [
         ("train-looks-single.jsonl", {1}),
-        ("train-looks-multi.jsonl", {2, 3, 4}),
-        ("train-looks-pair.jsonl", {2}),
+        ("train-looks-named.jsonl", {2, 3, 4}),
         ("train-plain-single.jsonl", {1}),
-        ("train-plain-multi.jsonl", {2, 3, 4}),
+        ("train-plain-named.jsonl", {2, 3, 4}),
         ("train-full-single.jsonl", {1}),
-        ("train-full-multi.jsonl", {2, 3, 4}),
-        ("train-talk.jsonl", {1, 2, 3, 4}),
+        ("train-full-named.jsonl", {2, 3, 4}),
+        ("train-talk.jsonl", {2, 3, 4}),
         ("test-single.jsonl", {1}),
         ("test-multi.jsonl", {2, 3, 4}),
         ("test-talk.jsonl", {2, 3, 4}),
@@ -76,7 +75,7 @@ def test_records_say_where_they_come_from(built: Path) -> None:
 
 
 def test_answers_have_their_category(built: Path) -> None:
-    for one in records(built, "train-full-multi.jsonl"):
+    for one in records(built, "train-full-named.jsonl"):
         for message in one.messages[1::2]:
             assert message.category == easy_vqa.category(message.text)
 
@@ -84,7 +83,7 @@ def test_answers_have_their_category(built: Path) -> None:
 def test_looks_are_colours_and_shapes_only(built: Path) -> None:
     found = {
         message.category
-        for one in records(built, "train-looks-multi.jsonl")
+        for one in records(built, "train-looks-named.jsonl")
         for message in one.messages[1::2]
     }
     assert found == {"colour", "shape"}
@@ -108,9 +107,14 @@ def test_held_out_single_is_every_question_as_it_is(built: Path) -> None:
     assert found == [(one.text, one.answer) for one in asked]
 
 
-@pytest.mark.parametrize(
-    "name", ["test-multi.jsonl", "train-full-multi.jsonl", "train-full-single.jsonl"]
-)
+def test_named_conversations_ask_once_about_one_of_the_images(built: Path) -> None:
+    for one in records(built, "train-full-named.jsonl"):
+        question, _ = one.messages
+        assert len(question.images) == len(one.images) > 1
+        assert any(question.text.endswith(f"image {n + 1}") for n in range(len(one.images)))
+
+
+@pytest.mark.parametrize("name", ["test-multi.jsonl", "train-full-single.jsonl"])
 def test_each_image_is_asked_about_once(built: Path, name: str) -> None:
     """So that no answer can be read off the ones before it."""
     for one in records(built, name):
@@ -154,9 +158,9 @@ def test_another_seed_changes_training_files_only(built: Path, tmp_path: Path) -
 
 
 def test_a_built_folder_is_left_as_it_is(built: Path) -> None:
-    before = (built / "train-full-multi.jsonl").stat().st_mtime_ns
+    before = (built / "train-full-named.jsonl").stat().st_mtime_ns
     assert build(built, SMALL)["test-single.jsonl"] > 0
-    assert (built / "train-full-multi.jsonl").stat().st_mtime_ns == before
+    assert (built / "train-full-named.jsonl").stat().st_mtime_ns == before
 
 
 def test_other_options_do_not_overwrite(tmp_path: Path) -> None:
