@@ -8,8 +8,8 @@ frequent answer of each question until nothing is left to be guessed.
 
 Training files come at three levels, each as one question about a lone image (``single``) and as
 one question about a named image among several (``named``): ``looks`` has colours and shapes, which
-nobody can answer blind, ``plain`` every question without 'not' or 'no', ``full`` every question.
-``talk`` has several images and several rounds. Held-out files are made from test images only.
+nobody can answer blind, ``plain`` the questions without 'not' or 'no' in balance, ``full`` every
+question as often as it comes. ``talk`` has several images and several rounds. Held-out files are made from test images only.
 """
 
 import json
@@ -166,7 +166,8 @@ def files(plan: Plan) -> dict[str, Iterator[Record]]:
     }
     return training | {
         "train-talk.jsonl": trained(
-            "talk", replace(plan.style, images=several, rounds_per_image=plan.talk)
+            "talk",
+            replace(plan.style, images=several, rounds_per_image=plan.talk, balance=None),
         ),
         "test-single.jsonl": _records("test", one_by_one(test)),
         "test-multi.jsonl": _records("test", judged),
@@ -178,7 +179,7 @@ def _levels(style: Style) -> dict[str, Style]:
     return {
         "looks": replace(style, categories=LOOKS),
         "plain": replace(style, negations=False),
-        "full": style,
+        "full": replace(style, balance=None),
     }
 
 
