@@ -9,7 +9,8 @@ frequent answer of each question until nothing is left to be guessed.
 Training files come at three levels, each as one question about a lone image (``single``) and as
 one question about a named image among several (``named``): ``looks`` has colours and shapes, which
 nobody can answer blind, ``plain`` the questions without 'not' or 'no' in balance, ``full`` every
-question as often as it comes. ``talk`` has several images and several rounds. Held-out files are made from test images only.
+question as often as it comes. ``talk`` has several images and several rounds. Held-out files are
+made from test images only.
 """
 
 import json
