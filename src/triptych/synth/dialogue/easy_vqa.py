@@ -8,9 +8,8 @@ frequent answer of each question until nothing is left to be guessed.
 
 Training files come at three levels, each as one question about a lone image (``single``) and as
 one question about a named image among several (``named``): ``looks`` has colours and shapes, which
-nobody can answer blind, ``plain`` the questions without 'not' or 'no' in balance, ``full`` every
-question as often as it comes. ``talk`` has several images and several rounds. Held-out files are
-made from test images only.
+nobody can answer blind, ``plain`` every question without 'not' or 'no', ``full`` every question.
+``talk`` has several images and several rounds. Held-out files are made from test images only.
 """
 
 import json
@@ -128,7 +127,7 @@ class Plan:
     passes: int = 9
     limit: int | None = None
     style: Style = field(default_factory=Style)
-    talk: int = 2
+    talk: int = 1
 
     def describe(self) -> dict[str, object]:
         """The plan as plain values."""
@@ -167,8 +166,7 @@ def files(plan: Plan) -> dict[str, Iterator[Record]]:
     }
     return training | {
         "train-talk.jsonl": trained(
-            "talk",
-            replace(plan.style, images=several, rounds_per_image=plan.talk, balance=None),
+            "talk", replace(plan.style, images=several, rounds_per_image=plan.talk)
         ),
         "test-single.jsonl": _records("test", one_by_one(test)),
         "test-multi.jsonl": _records("test", judged),
@@ -180,7 +178,7 @@ def _levels(style: Style) -> dict[str, Style]:
     return {
         "looks": replace(style, categories=LOOKS),
         "plain": replace(style, negations=False),
-        "full": replace(style, balance=None),
+        "full": style,
     }
 
 
