@@ -8,8 +8,9 @@ frequent answer of each question until nothing is left to be guessed.
 
 Training files come at three levels, each as one question about a lone image (``single``) and as
 one question about a named image among several (``named``): ``looks`` has colours and shapes, which
-nobody can answer blind, ``plain`` every question without 'not' or 'no', ``full`` every question.
-``talk`` has several images and several rounds. Held-out files are made from test images only.
+nobody can answer blind, ``plain`` the questions without 'not' or 'no' in balance, ``full`` every
+question as often as it comes. ``talk`` has several images and several rounds. Held-out files are
+made from test images only.
 """
 
 import json
@@ -31,6 +32,8 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 SOURCE = "easy-vqa 1.0"
 LICENSE = "MIT"
+VERSION = 2
+"""Raised when the same plan makes other files, so that a folder built before is built anew."""
 COLOURS = frozenset({"black", "blue", "brown", "gray", "green", "red", "teal", "yellow"})
 SHAPES = frozenset({"circle", "rectangle", "triangle"})
 LOOKS = frozenset({"colour", "shape"})
@@ -178,7 +181,7 @@ def _levels(style: Style) -> dict[str, Style]:
     return {
         "looks": replace(style, categories=LOOKS),
         "plain": replace(style, negations=False),
-        "full": style,
+        "full": replace(style, balance=None),
     }
 
 
@@ -199,7 +202,7 @@ def build(out: Path, plan: Plan, *, replace_other: bool = False) -> dict[str, in
     Raises:
         DataError: the package is not installed, or ``out`` holds something else.
     """
-    plain = {"source": SOURCE, **plan.describe()}
+    plain = {"source": SOURCE, "version": VERSION, **plan.describe()}
     built = read_manifest(out)
     if built is not None and built.plan == plain:
         return built.files
