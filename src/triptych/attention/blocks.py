@@ -12,28 +12,23 @@ from triptych.attention.order import RowOrder, Run, Span, find_runs
 from triptych.attention.rules import Rule
 
 TILE_KEYS = 640
+JOINED_KEYS = 384
+LONG_SPAN = 128
 BLOCK_ROWS = 128
 LONGEST_BLOCK = 256
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows [start, stop) of a block see all of these keys.
+    """The rows of a block from ``start`` on see all of these keys.
 
     Attributes:
         start: first row of the block.
-        stop: row after the last.
         keys: spans of keys, at most ``TILE_KEYS`` of them.
     """
 
     start: int
-    stop: int
     keys: tuple[Span, ...]
-
-    @property
-    def pairs(self) -> int:
-        """Pairs of a query and a key."""
-        return (self.stop - self.start) * width(self.keys)
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,7 @@ class Block:
         text: what they see in the text group beside that.
         image: what they see in the image group.
         keeps_value: their own value is added (image rows that see themselves).
+        owns_images: the keys of ``image`` are the rows themselves, which see their whole image.
     """
 
     rows: tuple[Span, ...]
@@ -53,6 +49,7 @@ class Block:
     text: tuple[Piece, ...]
     image: tuple[Piece, ...]
     keeps_value: bool = False
+    owns_images: bool = False
 
     @property
     def size(self) -> int:
@@ -68,7 +65,8 @@ class Block:
     def pairs(self) -> int:
         """Pairs of a query and a key that the block costs."""
         own = self.size * self.size // 2 if self.triangle else 0
-        return own + sum(piece.pairs for piece in (*self.text, *self.image))
+        pieces = (*self.text, *self.image)
+        return own + sum((self.size - piece.start) * width(piece.keys) for piece in pieces)
 
 
 @dataclass
@@ -94,7 +92,7 @@ class _Pending:
         block = Block(
             tuple(self.rows),
             True,
-            tuple(Piece(0, width(self.rows), tile) for tile in tiles(self.seen.text)),
+            tuple(Piece(0, tile) for tile in tiles(self.seen.text)),
             tuple(_image_pieces(self.rows, self.images, self.seen.image)),
         )
         self.seen.text += self.rows
@@ -142,7 +140,7 @@ def _image_block(rule: Rule, run: Run, seen: _Seen) -> list[Block]:
     """What the rows of an image see."""
     if not run.asks:
         return []
-    rows, size = (run.span,), width([run.span])
+    rows = (run.span,)
     whole = rule.image_scope == "image"
     text = tiles(seen.text) if rule.images_read_text else []
     own = tiles(rows) if whole else []
@@ -150,9 +148,10 @@ def _image_block(rule: Rule, run: Run, seen: _Seen) -> list[Block]:
         Block(
             rows,
             False,
-            tuple(Piece(0, size, tile) for tile in text),
-            tuple(Piece(0, size, tile) for tile in own),
+            tuple(Piece(0, tile) for tile in text),
+            tuple(Piece(0, tile) for tile in own),
             keeps_value=not whole,
+            owns_images=whole,
         )
     ]
 
@@ -161,10 +160,10 @@ def _image_pieces(
     rows: Sequence[Span], images: Sequence[int], keys: Sequence[Span]
 ) -> Iterable[Piece]:
     """Pieces of a text block whose k-th run sees the first ``images[k]`` visual tokens."""
-    start, before, size = 0, 0, width(rows)
+    start, before = 0, 0
     for span, count in zip(rows, images, strict=True):
         for tile in tiles(cut(keys, before, count)):
-            yield Piece(start, size, tile)
+            yield Piece(start, tile)
         before = count
         start += span[1] - span[0]
 
@@ -186,16 +185,30 @@ def cut(spans: Iterable[Span], start: int, stop: int) -> list[Span]:
 
 
 def tiles(spans: Iterable[Span]) -> list[tuple[Span, ...]]:
-    """Group spans, long ones cut, into tiles of at most ``TILE_KEYS`` tokens."""
+    """Cut spans into tiles of at most ``TILE_KEYS`` tokens.
+
+    Only spans shorter than ``LONG_SPAN`` share a tile, of at most ``JOINED_KEYS`` tokens: to join
+    spans is to copy them.
+    """
     found: list[tuple[Span, ...]] = []
     tile: tuple[Span, ...] = ()
-    for part in (part for span in spans for part in _split(span, TILE_KEYS)):
-        if tile and width(tile) + width([part]) > TILE_KEYS:
+    for part in (part for span in _joined(spans) for part in _split(span, TILE_KEYS)):
+        sizes = [stop - start for start, stop in (*tile, part)]
+        if tile and (sum(sizes) > JOINED_KEYS or max(sizes[0], sizes[-1]) >= LONG_SPAN):
             found.append(tile)
             tile = ()
-        joined = bool(tile) and tile[-1][1] == part[0]
-        tile = (*tile[:-1], (tile[-1][0], part[1])) if joined else (*tile, part)
+        tile = (*tile, part)
     return [*found, tile] if tile else found
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """Make one span of those that touch."""
+    found: list[Span] = []
+    for start, stop in spans:
+        if found and found[-1][1] == start:
+            start = found.pop()[0]
+        found.append((start, stop))
+    return found
 
 
 def _split(span: Span, limit: int) -> list[Span]:

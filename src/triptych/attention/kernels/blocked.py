@@ -9,7 +9,7 @@ Shape suffixes: B batch, H heads, Hk key heads, G = H / Hk, Q queries, K keys, D
 R rows of a block.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,6 +21,7 @@ from triptych.attention.blocks import Block, Piece
 from triptych.attention.order import Span
 
 _BUDGET_BYTES = 1 << 21
+_KEPT_SHARE = 8
 _forward_op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward_op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -56,7 +57,7 @@ class _Context(FunctionCtx):
 
 
 class _Blocked(torch.autograd.Function):
-    """Saves inputs, output and softmax sums; what else the gradient needs is worked out again."""
+    """Keeps inputs, output and softmax sums; most else the gradient needs is worked out again."""
 
     @staticmethod
     def forward(
@@ -67,35 +68,48 @@ class _Blocked(torch.autograd.Function):
         plans: Sequence[Sequence[Block]],
         scale: float,
     ) -> Tensor:
-        batch, heads, queries, depth = query.shape
-        whole = all(sum(block.size for block in blocks) == queries for blocks in plans)
-        make = query.new_empty if whole else query.new_zeros
-        out = make((batch, queries, heads, depth)).transpose(1, 2)
-        sums = query.new_full((2, batch, heads, queries), float("-inf"), dtype=torch.float32)
+        query, key, value = (_dense_rows(one) for one in (query, key, value))
+        out = _buffer(query, plans, query.shape[2])
+        sums = query.new_full((2, *query.shape[:3]), float("-inf"), dtype=torch.float32)
+        kept: list[Tensor] = []
         for part in _parts(query, key, value, out, sums, plans):
             for block in part.blocks:
-                part.forward(block, scale)
-        ctx.save_for_backward(query, key, value, out, sums)
+                image = part.forward(block, scale)
+                if image is not None and part.keeps_images:
+                    kept.append(image)
+        ctx.save_for_backward(query, key, value, out, sums, *kept)
         ctx.plans, ctx.scale = plans, scale
         return out
 
     @staticmethod
     def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, out, sums = ctx.saved_tensors
-        targets = [_zeros(one) for one in (query, key, value)]
+        query, key, value, out, sums, *images = ctx.saved_tensors
+        kept = iter(images)
+        targets = [_buffer(one, ctx.plans, query.shape[2]) for one in (query, key, value)]
         parts = _parts(query, key, value, out, sums, ctx.plans)
-        grad_parts = _parts(targets[0], targets[1], targets[2], grads[0], sums, ctx.plans)
+        grad_out = _dense_rows(grads[0])
+        grad_parts = _parts(targets[0], targets[1], targets[2], grad_out, sums, ctx.plans)
         for part, grad in zip(parts, grad_parts, strict=True):
             for block in part.blocks:
-                part.backward(block, grad, ctx.scale)
+                image = next(kept) if block.image and part.keeps_images else None
+                part.backward(block, grad, image, ctx.scale)
         return targets[0], targets[1], targets[2], None, None
 
 
-def _zeros(like: Tensor) -> Tensor:
-    """Zeros (B, H, S, D) that lie in memory as (B, S, H, D)."""
-    return torch.zeros_like(like.transpose(1, 2), memory_format=torch.contiguous_format).transpose(
-        1, 2
-    )
+def _dense_rows(tensor: Tensor) -> Tensor:
+    """The operators take any strides but in the last dimension."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _buffer(like: Tensor, plans: Sequence[Sequence[Block]], queries: int) -> Tensor:
+    """A tensor (B, H, S, D) to be written, in memory (B, S, H, D).
+
+    It is 0 unless blocks cover every token: a block overwrites what belongs to its own tokens.
+    """
+    whole = all(sum(block.size for block in blocks) == queries for blocks in plans)
+    batch, heads, length, depth = like.shape
+    make = like.new_empty if whole and length == queries else like.new_zeros
+    return make((batch, length, heads, depth)).transpose(1, 2)
 
 
 @dataclass
@@ -120,19 +134,28 @@ class _Part:
     first: int
     blocks: Sequence[Block]
 
-    def forward(self, block: Block, scale: float) -> None:
-        """Write the block's rows of ``out`` and ``sums``."""
+    @property
+    def keeps_images(self) -> bool:
+        """Whether image outputs of text rows are few enough to be kept for the gradient."""
+        rows = sum(block.size for block in self.blocks if block.image)
+        return _KEPT_SHARE * rows <= self.query.shape[2]
+
+    def forward(self, block: Block, scale: float) -> Tensor | None:
+        """Write the block's rows of ``out`` and ``sums``; return the image group's output."""
         rows = _shift(block.rows, self.first)
         query = _take(self.query, rows)
-        write = _put
+        total: Tensor | None = None
         if block.keeps_value:
-            write(self.out, rows, _take(self.value, block.rows).expand_as(query))
-            write = _add
+            total = _take(self.value, block.rows).expand_as(query)
+        image: Tensor | None = None
         for group, softmax in enumerate(self._groups(block, query, scale)):
-            if softmax.out is not None:
-                write(self.out, rows, softmax.out)
+            image = softmax.out
+            if image is not None:
+                total = image if total is None else total + image
                 _put(self.sums[group], rows, softmax.sums)
-                write = _add
+        if total is not None:
+            _put(self.out, rows, total)
+        return image
 
     def _groups(self, block: Block, query: Tensor, scale: float) -> "Iterator[_Softmax]":
         text = _Softmax(query, scale)
@@ -146,31 +169,40 @@ class _Part:
             softmax.add(piece.start, _take(self.key, piece.keys), _take(self.value, piece.keys))
         return softmax
 
-    def backward(self, block: Block, grad: "_Part", scale: float) -> None:
-        """Add the block's share to the gradients, which ``grad`` holds as this holds values."""
+    def backward(self, block: Block, grad: "_Part", image: Tensor | None, scale: float) -> None:
+        """Add the block's share to the gradients, which ``grad`` holds as this holds values.
+
+        No earlier block has touched what belongs to the block's own tokens, so that is overwritten.
+        """
         rows = _shift(block.rows, self.first)
         grad_out = _take(grad.out, rows)
         if block.keeps_value:
-            _add(grad.value, block.rows, grad_out)
+            _put(grad.value, block.rows, _fold(grad_out, grad.value))
+            _clear(grad.key, block.rows)
         if not block.calls:
+            _clear(grad.query, rows)
             return
         query = _take(self.query, rows)
-        text, image = self._outputs(block, query, scale)
+        text, image = self._outputs(block, query, image, scale)
+        grad_query: Tensor | None = None
         if image is not None:
-            joint = _Gradient(query, grad_out, image, self.sums[1], rows, scale)
-            self._spread(joint, block.image, grad)
-            _add(grad.query, rows, joint.query)
+            joint = _Gradient(query, grad_out, image, _sums(self.sums[1], rows), scale, None)
+            own = block.image if block.owns_images else ()
+            self._spread(joint, own, grad, _put)
+            self._spread(joint, block.image[len(own) :], grad, _add)
+            grad_query = joint.query
             del image, joint
         if text is not None:
-            joint = _Gradient(query, grad_out, text, self.sums[0], rows, scale)
+            joint = _Gradient(query, grad_out, text, _sums(self.sums[0], rows), scale, grad_query)
             if block.triangle:
-                own = Piece(0, block.size, block.rows)
-                self._spread(joint, [own], grad, causal=True)
-            self._spread(joint, block.text, grad)
-            _add(grad.query, rows, joint.query)
+                self._spread(joint, [Piece(0, block.rows)], grad, _put, causal=True)
+            self._spread(joint, block.text, grad, _add)
+            grad_query = joint.query
+        if grad_query is not None:
+            _put(grad.query, rows, grad_query)
 
     def _outputs(
-        self, block: Block, query: Tensor, scale: float
+        self, block: Block, query: Tensor, image: Tensor | None, scale: float
     ) -> tuple[Tensor | None, Tensor | None]:
         """What each group gave, or None where it is empty.
 
@@ -178,9 +210,10 @@ class _Part:
         the difference would be too coarse.
         """
         if query.dtype != torch.float32:
-            text, image = (softmax.out for softmax in self._groups(block, query, scale))
-            return text, image
-        image = self._gather(_Softmax(query, scale), block.image).out
+            text, again = (softmax.out for softmax in self._groups(block, query, scale))
+            return text, again
+        if image is None:
+            image = self._gather(_Softmax(query, scale), block.image).out
         if not (block.triangle or block.text):
             return None, image
         text = _take(self.out, _shift(block.rows, self.first))
@@ -189,13 +222,19 @@ class _Part:
         return (text if image is None else text - image), image
 
     def _spread(
-        self, joint: "_Gradient", pieces: Sequence[Piece], grad: "_Part", causal: bool = False
+        self,
+        joint: "_Gradient",
+        pieces: Sequence[Piece],
+        grad: "_Part",
+        write: Callable[[Tensor, Sequence[Span], Tensor], None],
+        *,
+        causal: bool = False,
     ) -> None:
         for piece in pieces:
             key, value = _take(self.key, piece.keys), _take(self.value, piece.keys)
             grad_key, grad_value = joint.through(piece.start, key, value, causal)
-            _add(grad.key, piece.keys, grad_key)
-            _add(grad.value, piece.keys, grad_value)
+            write(grad.key, piece.keys, _fold(grad_key, grad.key))
+            write(grad.value, piece.keys, _fold(grad_value, grad.value))
 
 
 class _Softmax:
@@ -235,7 +274,7 @@ class _Gradient:
     """The gradient of one softmax of a block, part of its keys by part.
 
     Attributes:
-        query: (Hk, G, R, D), the gradient that reached the queries so far.
+        query: (Hk, G, R, D), the gradient that reached the queries so far, or None.
     """
 
     def __init__(
@@ -244,30 +283,28 @@ class _Gradient:
         grad_out: Tensor,
         out: Tensor,
         sums: Tensor,
-        rows: Sequence[Span],
         scale: float,
+        grad_query: Tensor | None,
     ) -> None:
-        self._inputs = query, grad_out, out, _take(sums.unsqueeze(-1), rows).squeeze(-1)
+        self._inputs = query, grad_out, out.to(query.dtype), sums
         self._scale = scale
-        self.query: Tensor = query.new_empty(0)
+        self.query = grad_query
 
     def through(
         self, start: int, key: Tensor, value: Tensor, causal: bool
     ) -> tuple[Tensor, Tensor]:
         """Gradients of keys and values (Hk, 1, K, D) that the rows from ``start`` on see."""
         query, grad_out, out, sums = (one[:, :, start:] for one in self._inputs)
-        out = out.to(query.dtype)
         shared = _share(key, query), _share(value, query)
         grad_query, grad_key, grad_value = _backward_op(
             grad_out, query, *shared, out, sums, 0.0, causal, scale=self._scale
         )
-        if self.query.numel():
-            self.query[:, :, start:] += grad_query
-        elif start == 0:
+        if self.query is None and start == 0:
             self.query = grad_query
         else:
-            self.query = torch.zeros_like(self._inputs[0])
-            self.query[:, :, start:] = grad_query
+            if self.query is None:
+                self.query = torch.zeros_like(self._inputs[0])
+            self.query[:, :, start:] += grad_query
         return grad_key, grad_value
 
 
@@ -330,8 +367,20 @@ def _put(tensor: Tensor, spans: Sequence[Span], values: Tensor) -> None:
 
 
 def _add(tensor: Tensor, spans: Sequence[Span], values: Tensor) -> None:
-    if values.shape[1] > tensor.shape[1]:
-        values = values.sum(1, keepdim=True)
     lengths = [stop - start for start, stop in spans]
     for (start, stop), part in zip(spans, values.split(lengths, dim=2), strict=True):
         tensor[:, :, start:stop] += part
+
+
+def _clear(tensor: Tensor, spans: Sequence[Span]) -> None:
+    for start, stop in spans:
+        tensor[:, :, start:stop] = 0
+
+
+def _fold(values: Tensor, like: Tensor) -> Tensor:
+    """Add up what the query heads of a key head gave."""
+    return values.sum(1, keepdim=True) if values.shape[1] > like.shape[1] else values
+
+
+def _sums(sums: Tensor, rows: Sequence[Span]) -> Tensor:
+    return _take(sums.unsqueeze(-1), rows).squeeze(-1)
