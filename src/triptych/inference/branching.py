@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from triptych.attention import Kind
 from triptych.inference.requests import Request
 from triptych.inference.stems import Stem
 from triptych.inference.vision import VisionCache, image_inputs
@@ -31,9 +32,9 @@ def decode_branches(
         Request index -> generated ids, the end token included where it came.
     """
     rows = _Rows(model, vision, requests, stems, pad_id)
-    cache, stem_mask = rows.run_stems()
-    logits, mask = rows.run_extras(cache, stem_mask)
-    return rows.decode(cache, mask, logits, stop_ids, max_new_tokens)
+    cache, stem_kinds = rows.run_stems()
+    logits, kinds = rows.run_extras(cache, stem_kinds)
+    return rows.decode(cache, kinds, logits, stop_ids, max_new_tokens)
 
 
 class _Rows:
@@ -57,7 +58,7 @@ class _Rows:
         self.parents = [row for row, stem in enumerate(stems) for _ in stem.members]
 
     def run_stems(self) -> tuple[DynamicCache, Tensor]:
-        """Run each stem once; return its cache spread over the branches, and their masks (N, S)."""
+        """Run each stem once; return its cache spread over the branches, and token kinds (N, S)."""
         size = max(stem.length for stem in self.stems)
         parts = [(stem.prompt, 0, stem.length) for stem in self.stems]
         ids = self._ids(parts, size, left=False)
@@ -72,34 +73,38 @@ class _Rows:
             logits_to_keep=1,
             **self._images(parts),
         )
-        cache.batch_select_indices(torch.tensor(self.parents, device=self.model.device))
-        return cache, self._mask(self.cuts, size)
+        parents = torch.tensor(self.parents, device=self.model.device)
+        cache.batch_select_indices(parents)
+        return cache, self.model.find_token_kinds(ids[parents], self._mask(self.cuts, size))
 
-    def run_extras(self, cache: DynamicCache, stem_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Run what each branch adds, padded on the left; return last logits and masks (N, S+E)."""
+    def run_extras(self, cache: DynamicCache, stem_kinds: Tensor) -> tuple[Tensor, Tensor]:
+        """Run what each branch adds, padded on the left; return last logits and kinds (N, S+E)."""
         parts = [
             (index, cut, self.requests[index].length)
             for index, cut in zip(self.members, self.cuts, strict=True)
         ]
         extras = [stop - start for _, start, stop in parts]
         size = max(extras)
-        mask = torch.cat([stem_mask, self._mask(extras, size).flip(1)], 1)
+        ids = self._ids(parts, size, left=True)
+        extra_kinds = self.model.find_token_kinds(ids, self._mask(extras, size).flip(1))
+        kinds = torch.cat([stem_kinds, extra_kinds], 1)
         begins = [cut - (size - extra) for cut, extra in zip(self.cuts, extras, strict=True)]
         output = self.model(
-            input_ids=self._ids(parts, size, left=True),
-            attention_mask=mask,
+            input_ids=ids,
+            attention_mask=(kinds != Kind.PAD).long(),
+            token_kinds=kinds,
             position_ids=self._positions(begins, size).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
             **self._images(parts),
         )
-        return output.logits[:, -1], mask
+        return output.logits[:, -1], kinds
 
     def decode(
         self,
         cache: DynamicCache,
-        mask: Tensor,
+        kinds: Tensor,
         logits: Tensor,
         stop_ids: frozenset[int],
         max_new_tokens: int,
@@ -120,11 +125,12 @@ class _Rows:
                 keep = torch.tensor(rows, device=device)
                 cache.batch_select_indices(keep)
                 active = [active[row] for row in rows]
-                tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
-            mask = torch.cat([mask, mask.new_ones(len(active), 1)], 1)
+                tokens, kinds, positions = tokens[keep], kinds[keep], positions[keep]
+            kinds = torch.cat([kinds, torch.full_like(kinds[:, :1], Kind.TEXT)], 1)
             output = self.model(
                 input_ids=tokens[:, None],
-                attention_mask=mask,
+                attention_mask=(kinds != Kind.PAD).long(),
+                token_kinds=kinds,
                 position_ids=positions[:, None],
                 past_key_values=cache,
                 use_cache=True,

@@ -291,6 +291,9 @@ class Conversation:
                 output = model(
                     input_ids=torch.tensor([self.ids[first:]], device=model.device),
                     attention_mask=torch.ones(1, total, dtype=torch.long, device=model.device),
+                    token_kinds=model.find_token_kinds(
+                        torch.tensor([self.ids], device=model.device)
+                    ),
                     position_ids=torch.arange(first, total, device=model.device)[None],
                     past_key_values=self._cache,
                     use_cache=True,

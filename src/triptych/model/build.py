@@ -62,6 +62,7 @@ def initialise(
         first_new_token_id=original,
         new_tokens=len(tokenizer) - original,
         attention=spec.attention,
+        image_scope=spec.image_scope,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

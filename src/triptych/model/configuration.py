@@ -63,6 +63,7 @@ class TriptychConfig(PreTrainedConfig):
     first_new_token_id: int = 0
     new_tokens: int = 0
     attention: str = "causal"
+    image_scope: str = "self"
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 
 from triptych.fusion.splice import splice
 from triptych.language.head import VocabularyHead, cross_entropy, supervised
+from triptych.model.attention import RuleArguments, TokenInputs, find_kinds, grow_tokens
 from triptych.model.configuration import TriptychConfig
 from triptych.model.new_tokens import NewTokens
 from triptych.model.vision import Images, encode_tiles
@@ -76,7 +77,15 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if config.new_tokens
             else None
         )
-        self.language_model = language_model or AutoModelForCausalLM.from_config(text)
+        self._attention = RuleArguments(config.attention, config.image_scope)
+        implementation = self._attention.implementation
+        if language_model is None:
+            language_model = AutoModelForCausalLM.from_config(
+                text, attn_implementation=implementation
+            )
+        elif implementation is not None:
+            language_model.set_attn_implementation(implementation)
+        self.language_model = language_model
         self._head = VocabularyHead(text.to_dict())
         self.post_init()
 
@@ -157,6 +166,9 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tile_features: Tensor | None = None,
         tiles_per_image: Tensor | None = None,
         images_per_sample: Tensor | None = None,
+        token_kinds: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        image_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -174,6 +186,11 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             tile_features: (T, P, D), cached tower features instead of ``pixel_values``.
             tiles_per_image: (I,).
             images_per_sample: (B,).
+            token_kinds: (B, K) of all tokens, cached ones included: 0 padding, 1 text, 2 image.
+                Attention rules other than causal need them where tokens are cached or embedded
+                by the caller; see ``token_kinds``.
+            document_ids: (B, K) for those rules; documents of a packed row do not see each other.
+            image_ids: (B, K) for those rules; default: counted from the images given.
             labels: (B, S), not shifted, -100 outside the loss.
             num_items_in_batch: divisor of the summed loss; default: the supervised tokens here.
             logits_to_keep: without labels, how many last positions (or which) get logits.
@@ -187,6 +204,18 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds = self.embed(cast(Tensor, input_ids), images)
         if position_ids is None and past_key_values is None and attention_mask is not None:
             position_ids = _count_positions(attention_mask)
+        tokens = TokenInputs(token_kinds, document_ids, image_ids)
+        if input_ids is not None and (
+            past_key_values is None or not past_key_values.get_seq_length()
+        ):
+            ids, mask = input_ids, attention_mask
+            tokens = tokens.complete(
+                lambda: self.find_token_kinds(ids, mask),
+                None if tiles_per_image is None else tiles_per_image * self.layout.tokens,
+            )
+        kwargs |= self._attention.prepare(
+            self.language_model, tokens, inputs_embeds.shape[1], past_key_values
+        )
         if labels is not None:
             kwargs.setdefault("use_cache", False)
         outputs = self.language_model.get_decoder()(
@@ -218,6 +247,10 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         logits = self._head(self.get_output_embeddings(), hidden)
         return logits if self.new_tokens is None else self.new_tokens.forbid(logits)
 
+    def find_token_kinds(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Kinds (B, K) of whole sequences: 0 padding, 1 text, 2 image; see ``forward``."""
+        return find_kinds(input_ids, attention_mask, self.config.image_token_id)
+
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
     ) -> dict[str, Any]:
@@ -228,7 +261,22 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if not is_first_iteration and kwargs.get("use_cache", True):
             for name in _IMAGE_INPUTS:
                 inputs.pop(name, None)
+        if self._attention.implementation is not None and inputs.get("token_kinds") is None:
+            inputs["token_kinds"] = self.find_token_kinds(input_ids, kwargs.get("attention_mask"))
         return inputs
+
+    def _update_model_kwargs_for_generation(
+        self,
+        outputs: ModelOutput,
+        model_kwargs: dict[str, Any],
+        is_encoder_decoder: bool = False,
+        num_new_tokens: int = 1,
+    ) -> dict[str, Any]:
+        """Let what is known of the tokens grow with the generated ones."""
+        grown: dict[str, Any] = super()._update_model_kwargs_for_generation(
+            outputs, model_kwargs, is_encoder_decoder, num_new_tokens
+        )
+        return grow_tokens(grown, num_new_tokens)
 
     def _expand_inputs_for_generation(
         self,

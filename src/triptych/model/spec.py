@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from triptych.attention import ImageScope, RuleName
 from triptych.connectors import ConnectorSpec, MlpConnector
 from triptych.fusion import FusionSpec, SpliceFusion
 from triptych.images.plan import FixedTiling, TilingSpec
@@ -37,8 +38,11 @@ class ModelSpec(Spec):
     """From the towers' tokens to visual tokens of the language model's width."""
     fusion: FusionSpec = SpliceFusion()
     """Where visual tokens enter the language model."""
-    attention: Literal["causal"] = "causal"
-    """Which keys a query may see."""
+    attention: RuleName = "causal"
+    """Which keys a query may see: 'causal', 'mmca' (text reads text and images in two softmaxes, an
+    image token keeps its own value), or 'mmca_as_coded' (image tokens also read earlier text)."""
+    image_scope: ImageScope = "self"
+    """With 'mmca' and 'mmca_as_coded': an image token sees itself, or its whole own image."""
     language: LanguageSpec
     """The language model and its tokenizer."""
     template: TemplateSpec = TemplateSpec()

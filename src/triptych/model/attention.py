@@ -1,0 +1,140 @@
+"""The attention rule of a model: what its forward pass adds to the language model's arguments.
+
+Shape suffixes: B batch, Q queries, K keys, cached ones included.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+from triptych.attention import Kind, Rule, make_rule, plan_attention, register_attention
+from triptych.errors import RecipeError, SpanError
+
+
+class RuleArguments:
+    """Registers a rule that is not transformers' own, and prepares what its kernels need.
+
+    Args:
+        name: of the rule.
+        image_scope: of the rule.
+
+    Attributes:
+        rule: the rule.
+        implementation: its name among transformers' attention implementations; None for causal
+            attention, which is left to transformers.
+    """
+
+    def __init__(self, name: str, image_scope: str) -> None:
+        self.rule: Rule = make_rule(name, image_scope)
+        self.implementation = None if name == "causal" else register_attention(self.rule)
+
+    def prepare(
+        self,
+        language_model: PreTrainedModel,
+        given: "TokenInputs",
+        queries: int,
+        cache: Cache | None,
+    ) -> dict[str, Any]:
+        """The argument that carries the layout of the batch to every layer.
+
+        Raises:
+            RecipeError: the language model has another attention than the rule; or documents are
+                given to transformers' own.
+            SpanError: tokens are cached, but ``kinds`` does not say what they are.
+        """
+        if self.implementation is None:
+            if given.documents is not None:
+                raise RecipeError("document_ids need attention 'mmca' or 'mmca_as_coded'")
+            return {}
+        found = language_model.config._attn_implementation
+        if found != self.implementation:
+            raise RecipeError(
+                f"the model has attention '{self.rule.name}', but its language model was switched "
+                f"to the attention implementation '{found}'"
+            )
+        cached = 0 if cache is None else int(cache.get_seq_length())
+        kinds = given.kinds
+        if kinds is None or kinds.shape[1] != cached + queries:
+            count = "none" if kinds is None else str(kinds.shape[1])
+            raise SpanError(
+                f"attention '{self.rule.name}' needs token_kinds of all {cached + queries} tokens, "
+                f"the {cached} cached ones included, found {count}; model.find_token_kinds makes "
+                "them from the ids of the whole sequence"
+            )
+        layout = plan_attention(
+            self.rule,
+            kinds,
+            queries,
+            document_ids=given.documents,
+            image_ids=given.images if self.rule.image_scope == "image" else None,
+        )
+        return {"attention_layout": layout}
+
+
+@dataclass(frozen=True)
+class TokenInputs:
+    """What a forward pass is told of all tokens, cached ones included: (B, K) each, or None.
+
+    Attributes:
+        kinds: 0 padding, 1 text, 2 image.
+        documents: documents of a packed row do not see each other.
+        images: image of each visual token.
+    """
+
+    kinds: Tensor | None
+    documents: Tensor | None
+    images: Tensor | None
+
+    def complete(
+        self, whole: Callable[[], Tensor], tokens_per_image: Tensor | None
+    ) -> "TokenInputs":
+        """Fill in kinds and images where the whole sequence is at hand."""
+        kinds = whole() if self.kinds is None else self.kinds
+        images = self.images
+        if images is None and tokens_per_image is not None:
+            images = number_images(kinds, tokens_per_image)
+        return TokenInputs(kinds, self.documents, images)
+
+
+def find_kinds(input_ids: Tensor, attention_mask: Tensor | None, image_token_id: int) -> Tensor:
+    """Kinds (B, K) of the tokens of whole sequences.
+
+    Args:
+        input_ids: (B, K).
+        attention_mask: (B, K), 0 where padded.
+        image_token_id: the image placeholder.
+    """
+    kinds = torch.where(input_ids == image_token_id, int(Kind.IMAGE), int(Kind.TEXT))
+    return kinds if attention_mask is None else kinds * (attention_mask != 0)
+
+
+def number_images(kinds: Tensor, tokens_per_image: Tensor) -> Tensor:
+    """Number the visual tokens of a batch by image, so that images that touch are told apart.
+
+    Args:
+        kinds: (B, K).
+        tokens_per_image: (I,), in order of appearance.
+    """
+    placeholders = kinds == Kind.IMAGE
+    numbers = torch.zeros_like(kinds)
+    images = torch.arange(1, len(tokens_per_image) + 1, device=kinds.device)
+    numbers[placeholders] = images.repeat_interleave(tokens_per_image.to(kinds.device))
+    return numbers
+
+
+def grow_tokens(arguments: dict[str, Any], count: int) -> dict[str, Any]:
+    """Append ``count`` generated tokens to the kinds, documents and images among arguments."""
+    grown = dict(arguments)
+    for name in ("token_kinds", "document_ids", "image_ids"):
+        values = arguments.get(name)
+        if values is None:
+            continue
+        added = values[:, -1:].expand(-1, count)
+        if name != "document_ids":
+            added = torch.full_like(added, Kind.TEXT if name == "token_kinds" else 0)
+        grown[name] = torch.cat([values, added], 1)
+    return grown
