@@ -1,7 +1,5 @@
 """The fast path for long sequences on a CPU: fused attention over rectangles, no mask, few copies.
 
-PyTorch's public attention function does not return the logarithm of its softmax sums, without
-which parts of a softmax cannot be joined; so the two operators behind it are called directly.
 Heads are worked on a few at a time, so that what is held beside inputs and outputs stays about
 as small as the buffers of one fused call.
 
@@ -18,12 +16,21 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from triptych.attention.blocks import Block, Piece
+from triptych.attention.kernels.joining import (
+    Gradient,
+    Softmax,
+    add,
+    clear,
+    fold,
+    put,
+    shift,
+    take,
+    take_sums,
+)
 from triptych.attention.order import Span
 
 _BUDGET_BYTES = 1 << 21
 _KEPT_SHARE = 8
-_forward_op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward_op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def blocked_attention(
@@ -142,31 +149,31 @@ class _Part:
 
     def forward(self, block: Block, scale: float) -> Tensor | None:
         """Write the block's rows of ``out`` and ``sums``; return the image group's output."""
-        rows = _shift(block.rows, self.first)
-        query = _take(self.query, rows)
+        rows = shift(block.rows, self.first)
+        query = take(self.query, rows)
         total: Tensor | None = None
         if block.keeps_value:
-            total = _take(self.value, block.rows).expand_as(query)
+            total = take(self.value, block.rows).expand_as(query)
         image: Tensor | None = None
         for group, softmax in enumerate(self._groups(block, query, scale)):
             image = softmax.out
             if image is not None:
                 total = image if total is None else total + image
-                _put(self.sums[group], rows, softmax.sums)
+                put(self.sums[group], rows, softmax.sums)
         if total is not None:
-            _put(self.out, rows, total)
+            put(self.out, rows, total)
         return image
 
-    def _groups(self, block: Block, query: Tensor, scale: float) -> "Iterator[_Softmax]":
-        text = _Softmax(query, scale)
+    def _groups(self, block: Block, query: Tensor, scale: float) -> "Iterator[Softmax]":
+        text = Softmax(query, scale)
         if block.triangle:
-            text.add(0, _take(self.key, block.rows), _take(self.value, block.rows), causal=True)
+            text.add(0, take(self.key, block.rows), take(self.value, block.rows), causal=True)
         yield self._gather(text, block.text)
-        yield self._gather(_Softmax(query, scale), block.image)
+        yield self._gather(Softmax(query, scale), block.image)
 
-    def _gather(self, softmax: "_Softmax", pieces: Sequence[Piece]) -> "_Softmax":
+    def _gather(self, softmax: "Softmax", pieces: Sequence[Piece]) -> "Softmax":
         for piece in pieces:
-            softmax.add(piece.start, _take(self.key, piece.keys), _take(self.value, piece.keys))
+            softmax.add(piece.start, take(self.key, piece.keys), take(self.value, piece.keys))
         return softmax
 
     def backward(self, block: Block, grad: "_Part", image: Tensor | None, scale: float) -> None:
@@ -174,32 +181,34 @@ class _Part:
 
         No earlier block has touched what belongs to the block's own tokens, so that is overwritten.
         """
-        rows = _shift(block.rows, self.first)
-        grad_out = _take(grad.out, rows)
+        rows = shift(block.rows, self.first)
+        grad_out = take(grad.out, rows)
         if block.keeps_value:
-            _put(grad.value, block.rows, _fold(grad_out, grad.value))
-            _clear(grad.key, block.rows)
+            put(grad.value, block.rows, fold(grad_out, grad.value))
+            clear(grad.key, block.rows)
         if not block.calls:
-            _clear(grad.query, rows)
+            clear(grad.query, rows)
             return
-        query = _take(self.query, rows)
+        query = take(self.query, rows)
         text, image = self._outputs(block, query, image, scale)
         grad_query: Tensor | None = None
         if image is not None:
-            joint = _Gradient(query, grad_out, image, _sums(self.sums[1], rows), scale, None)
+            joint = Gradient(query, grad_out, image, take_sums(self.sums[1], rows), scale, None)
             own = block.image if block.owns_images else ()
-            self._spread(joint, own, grad, _put)
-            self._spread(joint, block.image[len(own) :], grad, _add)
+            self._spread(joint, own, grad, put)
+            self._spread(joint, block.image[len(own) :], grad, add)
             grad_query = joint.query
             del image, joint
         if text is not None:
-            joint = _Gradient(query, grad_out, text, _sums(self.sums[0], rows), scale, grad_query)
+            joint = Gradient(
+                query, grad_out, text, take_sums(self.sums[0], rows), scale, grad_query
+            )
             if block.triangle:
-                self._spread(joint, [Piece(0, block.rows)], grad, _put, causal=True)
-            self._spread(joint, block.text, grad, _add)
+                self._spread(joint, [Piece(0, block.rows)], grad, put, causal=True)
+            self._spread(joint, block.text, grad, add)
             grad_query = joint.query
         if grad_query is not None:
-            _put(grad.query, rows, grad_query)
+            put(grad.query, rows, grad_query)
 
     def _outputs(
         self, block: Block, query: Tensor, image: Tensor | None, scale: float
@@ -213,17 +222,17 @@ class _Part:
             text, again = (softmax.out for softmax in self._groups(block, query, scale))
             return text, again
         if image is None:
-            image = self._gather(_Softmax(query, scale), block.image).out
+            image = self._gather(Softmax(query, scale), block.image).out
         if not (block.triangle or block.text):
             return None, image
-        text = _take(self.out, _shift(block.rows, self.first))
+        text = take(self.out, shift(block.rows, self.first))
         if block.keeps_value:
-            text = text - _take(self.value, block.rows)
+            text = text - take(self.value, block.rows)
         return (text if image is None else text - image), image
 
     def _spread(
         self,
-        joint: "_Gradient",
+        joint: "Gradient",
         pieces: Sequence[Piece],
         grad: "_Part",
         write: Callable[[Tensor, Sequence[Span], Tensor], None],
@@ -231,81 +240,10 @@ class _Part:
         causal: bool = False,
     ) -> None:
         for piece in pieces:
-            key, value = _take(self.key, piece.keys), _take(self.value, piece.keys)
+            key, value = take(self.key, piece.keys), take(self.value, piece.keys)
             grad_key, grad_value = joint.through(piece.start, key, value, causal)
-            write(grad.key, piece.keys, _fold(grad_key, grad.key))
-            write(grad.value, piece.keys, _fold(grad_value, grad.value))
-
-
-class _Softmax:
-    """One softmax of a block's queries, joined from parts of its keys.
-
-    Attributes:
-        out: (Hk, G, R, D), or None as long as there are no keys.
-        sums: (Hk, G, R), the logarithm of the sum of exponentials.
-    """
-
-    def __init__(self, query: Tensor, scale: float) -> None:
-        self.query = query
-        self.scale = scale
-        self.out: Tensor | None = None
-        self.sums = query.new_empty(0)
-
-    def add(self, start: int, key: Tensor, value: Tensor, *, causal: bool = False) -> None:
-        """Let the rows from ``start`` on see these keys (Hk, 1, K, D) too."""
-        rows = self.query[:, :, start:]
-        out, sums = _forward_op(
-            rows, _share(key, rows), _share(value, rows), 0.0, causal, scale=self.scale
-        )
-        if self.out is None and start == 0:
-            self.out, self.sums = out, sums
-            return
-        if self.out is None:
-            self.out = torch.zeros_like(self.query, dtype=torch.float32)
-            self.sums = sums.new_full(self.query.shape[:-1], float("-inf"))
-        self.out = self.out.float()
-        kept = self.sums[:, :, start:]
-        weight = torch.sigmoid(sums - kept).unsqueeze(-1)
-        self.out[:, :, start:].lerp_(out.float(), weight)
-        torch.logaddexp(kept, sums, out=kept)
-
-
-class _Gradient:
-    """The gradient of one softmax of a block, part of its keys by part.
-
-    Attributes:
-        query: (Hk, G, R, D), the gradient that reached the queries so far, or None.
-    """
-
-    def __init__(
-        self,
-        query: Tensor,
-        grad_out: Tensor,
-        out: Tensor,
-        sums: Tensor,
-        scale: float,
-        grad_query: Tensor | None,
-    ) -> None:
-        self._inputs = query, grad_out, out.to(query.dtype), sums
-        self._scale = scale
-        self.query = grad_query
-
-    def through(
-        self, start: int, key: Tensor, value: Tensor, causal: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of keys and values (Hk, 1, K, D) that the rows from ``start`` on see."""
-        query, grad_out, out, sums = (one[:, :, start:] for one in self._inputs)
-        shared = _share(key, query), _share(value, query)
-        grad_query, grad_key, grad_value = _backward_op(
-            grad_out, query, *shared, out, sums, 0.0, causal, scale=self._scale
-        )
-        if self.query is None and start == 0:
-            self.query = grad_query
-        else:
-            if self.query is None:
-                self.query = torch.zeros_like(self._inputs[0])
-            self.query[:, :, start:] += grad_query
-        return grad_key, grad_value
+            write(grad.key, piece.keys, fold(grad_key, grad.key))
+            write(grad.value, piece.keys, fold(grad_value, grad.value))
 
 
 def _parts(
@@ -343,44 +281,3 @@ def _heads_at_once(query: Tensor, key: Tensor, blocks: Sequence[Block]) -> int:
     head = (4 * share * rows + 2 * keys) * query.shape[-1] * query.element_size()
     unit = -(-torch.get_num_threads() // share)
     return max(_BUDGET_BYTES // head // unit, 1) * unit
-
-
-def _share(keys: Tensor, query: Tensor) -> Tensor:
-    """Give every query head its key head, without a copy."""
-    return keys.expand(-1, query.shape[1], -1, -1)
-
-
-def _shift(spans: Sequence[Span], by: int) -> list[Span]:
-    return [(start - by, stop - by) for start, stop in spans]
-
-
-def _take(tensor: Tensor, spans: Sequence[Span]) -> Tensor:
-    """The tokens of spans along the third dimension; a view where it can be one."""
-    views = [tensor[:, :, start:stop] for start, stop in spans]
-    return views[0] if len(views) == 1 else torch.cat(views, dim=2)
-
-
-def _put(tensor: Tensor, spans: Sequence[Span], values: Tensor) -> None:
-    lengths = [stop - start for start, stop in spans]
-    for (start, stop), part in zip(spans, values.split(lengths, dim=2), strict=True):
-        tensor[:, :, start:stop] = part
-
-
-def _add(tensor: Tensor, spans: Sequence[Span], values: Tensor) -> None:
-    lengths = [stop - start for start, stop in spans]
-    for (start, stop), part in zip(spans, values.split(lengths, dim=2), strict=True):
-        tensor[:, :, start:stop] += part
-
-
-def _clear(tensor: Tensor, spans: Sequence[Span]) -> None:
-    for start, stop in spans:
-        tensor[:, :, start:stop] = 0
-
-
-def _fold(values: Tensor, like: Tensor) -> Tensor:
-    """Add up what the query heads of a key head gave."""
-    return values.sum(1, keepdim=True) if values.shape[1] > like.shape[1] else values
-
-
-def _sums(sums: Tensor, rows: Sequence[Span]) -> Tensor:
-    return _take(sums.unsqueeze(-1), rows).squeeze(-1)
