@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from triptych.connectors.base import Connector
 from triptych.connectors.mlp import LinearConnector, MlpConnector
 from triptych.connectors.pixel_shuffle import PixelShuffleConnector
 
@@ -11,4 +12,10 @@ ConnectorSpec = Annotated[
     LinearConnector | MlpConnector | PixelShuffleConnector, Field(discriminator="kind")
 ]
 
-__all__ = ["ConnectorSpec", "LinearConnector", "MlpConnector", "PixelShuffleConnector"]
+__all__ = [
+    "Connector",
+    "ConnectorSpec",
+    "LinearConnector",
+    "MlpConnector",
+    "PixelShuffleConnector",
+]

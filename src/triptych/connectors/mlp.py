@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import nn
 
+from triptych.connectors.base import Chain, Connector
 from triptych.images.layout import TileLayout
 from triptych.spec import Spec
 
@@ -23,10 +24,10 @@ class LinearConnector(Spec):
         """Layout of a tile's visual tokens: the tower's own."""
         return tile
 
-    def build(self, tile: TileLayout, width: int, out: int) -> nn.Module:
+    def build(self, tile: TileLayout, width: int, out: int) -> Connector:
         """Make the module (T, P, ``width``) -> (T, P, ``out``)."""
         linear = nn.Linear(width, out)
-        return nn.Sequential(linear, nn.LayerNorm(out)) if self.norm else linear
+        return Chain(linear, nn.LayerNorm(out)) if self.norm else Chain(linear)
 
 
 class MlpConnector(Spec):
@@ -43,9 +44,9 @@ class MlpConnector(Spec):
         """Layout of a tile's visual tokens: the tower's own."""
         return tile
 
-    def build(self, tile: TileLayout, width: int, out: int) -> nn.Module:
+    def build(self, tile: TileLayout, width: int, out: int) -> Connector:
         """Make the module (T, P, ``width``) -> (T, P, ``out``)."""
-        return mlp(width, out, layers=self.layers, input_norm=self.input_norm)
+        return Chain(*mlp(width, out, layers=self.layers, input_norm=self.input_norm))
 
 
 def mlp(width: int, out: int, *, layers: int, input_norm: bool) -> nn.Sequential:

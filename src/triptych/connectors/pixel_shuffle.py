@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from triptych.connectors.base import Chain, Connector
 from triptych.connectors.mlp import mlp
 from triptych.errors import RecipeError
 from triptych.images.layout import TileLayout
@@ -61,11 +62,11 @@ class PixelShuffleConnector(Spec):
             )
         return TileLayout(tile.rows // self.factor, tile.columns // self.factor)
 
-    def build(self, tile: TileLayout, width: int, out: int) -> nn.Module:
+    def build(self, tile: TileLayout, width: int, out: int) -> Connector:
         """Make the module (T, P, ``width``) -> (T, P / factor^2, ``out``)."""
         self.layout(tile)
         folded = width * self.factor**2
-        return nn.Sequential(
+        return Chain(
             PixelShuffle(tile.rows, tile.columns, self.factor),
             mlp(folded, out, layers=self.layers, input_norm=self.input_norm),
         )

@@ -14,4 +14,4 @@ def image_tokens(plan: TilePlan, layout: TileLayout) -> int:
     Returns:
         One tile of a 24 x 24 layout costs 576 tokens.
     """
-    return plan.tiles * layout.tokens
+    return layout.tokens_of(plan.tiles)

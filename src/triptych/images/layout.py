@@ -9,13 +9,21 @@ class TileLayout:
 
     A CLIP ViT-L/14 at 336 px that keeps its CLS has ``TileLayout(rows=24, columns=24, prefix=1)``,
     577 tokens.
+
+    With ``whole_image`` the tokens are not those of a tile: an image has them once, whatever the
+    number of its tiles.
     """
 
     rows: int
     columns: int
     prefix: int = 0
+    whole_image: bool = False
 
     @property
     def tokens(self) -> int:
-        """Tokens of one tile, prefix included."""
+        """Tokens of one tile, prefix included; of one image where ``whole_image`` is set."""
         return self.prefix + self.rows * self.columns
+
+    def tokens_of(self, tiles: int) -> int:
+        """Tokens of an image of so many tiles."""
+        return self.tokens if self.whole_image else tiles * self.tokens

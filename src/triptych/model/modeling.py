@@ -17,9 +17,13 @@ from triptych.language.head import VocabularyHead, cross_entropy, supervised
 from triptych.model.attention import RuleArguments, TokenInputs, find_kinds, grow_tokens
 from triptych.model.configuration import TriptychConfig
 from triptych.model.new_tokens import NewTokens
-from triptych.model.vision import Images, encode_tiles
-
-_IMAGE_INPUTS = ("pixel_values", "tile_features", "tiles_per_image", "images_per_sample")
+from triptych.model.vision import (
+    IMAGE_INPUTS,
+    Images,
+    encode_tiles,
+    repeat_images,
+    tokens_per_image,
+)
 
 
 @dataclass
@@ -109,13 +113,21 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return encode_tiles(self.towers, pixel_values)
 
     def get_image_features(
-        self, pixel_values: Tensor | None = None, tile_features: Tensor | None = None
+        self,
+        pixel_values: Tensor | None = None,
+        tile_features: Tensor | None = None,
+        patch_mask: Tensor | None = None,
+        tiles_per_image: Tensor | None = None,
     ) -> Tensor:
-        """Visual tokens (T, V, D) of tiles, or of their cached tower features."""
+        """Visual tokens (T, V, D) of tiles, or of their cached tower features.
+
+        With a connector that samples whole images they are (I, V, D).
+        """
         if tile_features is None:
             tile_features = self.encode_tiles(cast(Tensor, pixel_values))
         dtype = next(self.connector.parameters()).dtype
-        return cast(Tensor, self.connector(tile_features.to(dtype)))
+        visual = self.connector(tile_features.to(dtype), patch_mask, tiles_per_image)
+        return cast(Tensor, visual)
 
     def embed(self, input_ids: Tensor, images: Images) -> Tensor:
         """Embed a sequence (B, S) with the visual tokens at their places: (B, S, D).
@@ -131,7 +143,12 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         placeholders = input_ids == self.config.image_token_id
         if images.tiles or bool(placeholders.any()):
             images.check(placeholders, self.layout)
-            visual = self.get_image_features(images.pixel_values, images.tile_features)
+            visual = self.get_image_features(
+                images.pixel_values,
+                images.tile_features,
+                images.patch_mask,
+                images.tiles_per_image,
+            )
             return splice(embeddings, placeholders, visual.flatten(0, 1))
         if self.training and torch.is_grad_enabled():
             return embeddings + self._idle_vision().to(embeddings.dtype)
@@ -166,6 +183,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tile_features: Tensor | None = None,
         tiles_per_image: Tensor | None = None,
         images_per_sample: Tensor | None = None,
+        patch_mask: Tensor | None = None,
         token_kinds: Tensor | None = None,
         document_ids: Tensor | None = None,
         image_ids: Tensor | None = None,
@@ -186,6 +204,8 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             tile_features: (T, P, D), cached tower features instead of ``pixel_values``.
             tiles_per_image: (I,).
             images_per_sample: (B,).
+            patch_mask: bool (T, P), False on the towers' tokens that show padding alone; every
+                tile has one that is True. Default: no padding.
             token_kinds: (B, K) of all tokens, cached ones included: 0 padding, 1 text, 2 image.
                 Attention rules other than causal need them where tokens are cached or embedded
                 by the caller; see ``token_kinds``.
@@ -200,7 +220,9 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             SpanError: placeholders and images do not match.
         """
         if inputs_embeds is None:
-            images = Images(pixel_values, tile_features, tiles_per_image, images_per_sample)
+            images = Images(
+                pixel_values, tile_features, tiles_per_image, images_per_sample, patch_mask
+            )
             inputs_embeds = self.embed(cast(Tensor, input_ids), images)
         if position_ids is None and past_key_values is None and attention_mask is not None:
             position_ids = _count_positions(attention_mask)
@@ -211,7 +233,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ids, mask = input_ids, attention_mask
             tokens = tokens.complete(
                 lambda: self.find_token_kinds(ids, mask),
-                None if tiles_per_image is None else tiles_per_image * self.layout.tokens,
+                tokens_per_image(tiles_per_image, self.layout),
             )
         kwargs |= self._attention.prepare(
             self.language_model, tokens, inputs_embeds.shape[1], past_key_values
@@ -259,7 +281,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids, is_first_iteration=is_first_iteration, **kwargs
         )
         if not is_first_iteration and kwargs.get("use_cache", True):
-            for name in _IMAGE_INPUTS:
+            for name in IMAGE_INPUTS:
                 inputs.pop(name, None)
         if self._attention.implementation is not None and inputs.get("token_kinds") is None:
             inputs["token_kinds"] = self.find_token_kinds(input_ids, kwargs.get("attention_mask"))
@@ -286,12 +308,12 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """Repeat each sample with all its images, for beams and several answers."""
-        images = {name: kwargs.pop(name, None) for name in _IMAGE_INPUTS}
+        images = {name: kwargs.pop(name, None) for name in IMAGE_INPUTS}
         rows = 1 if input_ids is None else len(input_ids)
         expanded, kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **kwargs
         )
-        return expanded, kwargs | _repeat_images(images, rows, expand_size)
+        return expanded, kwargs | repeat_images(images, rows, expand_size)
 
 
 def _count_positions(attention_mask: Tensor) -> Tensor | None:
@@ -299,37 +321,3 @@ def _count_positions(attention_mask: Tensor) -> Tensor | None:
     if attention_mask.dim() != 2:
         return None
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
-def _repeat_images(
-    images: dict[str, Tensor | None], rows: int, times: int
-) -> dict[str, Tensor | None]:
-    """Repeat the images of each sample ``times`` times, sample by sample."""
-    tiles = images["pixel_values"] if images["tile_features"] is None else images["tile_features"]
-    if tiles is None or times == 1:
-        return images
-    per_image = images["tiles_per_image"]
-    per_image = torch.ones(len(tiles), dtype=torch.long) if per_image is None else per_image
-    per_sample = images["images_per_sample"]
-    per_sample = torch.tensor([len(per_image)]) if per_sample is None else per_sample
-    samples = torch.repeat_interleave(torch.arange(rows), times)
-    chosen_images = _ragged(per_sample.cpu(), samples)
-    chosen_tiles = _ragged(per_image.cpu(), chosen_images).to(tiles.device)
-
-    def take(name: str, index: Tensor) -> Tensor | None:
-        value = images[name]
-        return None if value is None else value[index.to(value.device)]
-
-    return {
-        "pixel_values": take("pixel_values", chosen_tiles),
-        "tile_features": take("tile_features", chosen_tiles),
-        "tiles_per_image": per_image[chosen_images.to(per_image.device)],
-        "images_per_sample": per_sample[samples.to(per_sample.device)],
-    }
-
-
-def _ragged(lengths: Tensor, groups: Tensor) -> Tensor:
-    """Indices of all members of the chosen ``groups``, where group g has ``lengths[g]`` members."""
-    stops = lengths.cumsum(0)
-    ranges = [torch.arange(int(stops[g] - lengths[g]), int(stops[g])) for g in groups.tolist()]
-    return torch.cat(ranges) if ranges else torch.empty(0, dtype=torch.long)
