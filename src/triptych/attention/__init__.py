@@ -2,7 +2,7 @@
 
 from triptych.attention.interface import implementation_name, register_attention
 from triptych.attention.layout import AttentionLayout, plan_attention
-from triptych.attention.rules import ImageScope, Kind, Rule, RuleName, make_rule
+from triptych.attention.rules import ImageScope, Kind, Rule, RuleName, make_rule, make_tokens
 
 __all__ = [
     "AttentionLayout",
@@ -12,6 +12,7 @@ __all__ = [
     "RuleName",
     "implementation_name",
     "make_rule",
+    "make_tokens",
     "plan_attention",
     "register_attention",
 ]
