@@ -6,10 +6,19 @@ from pydantic import Field
 
 from triptych.connectors.base import Connector
 from triptych.connectors.mlp import LinearConnector, MlpConnector
+from triptych.connectors.perceiver import PerceiverConnector
 from triptych.connectors.pixel_shuffle import PixelShuffleConnector
+from triptych.connectors.qformer import QFormerConnector
+from triptych.connectors.vit import VitConnector
 
 ConnectorSpec = Annotated[
-    LinearConnector | MlpConnector | PixelShuffleConnector, Field(discriminator="kind")
+    LinearConnector
+    | MlpConnector
+    | PixelShuffleConnector
+    | PerceiverConnector
+    | QFormerConnector
+    | VitConnector,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
@@ -17,5 +26,8 @@ __all__ = [
     "ConnectorSpec",
     "LinearConnector",
     "MlpConnector",
+    "PerceiverConnector",
     "PixelShuffleConnector",
+    "QFormerConnector",
+    "VitConnector",
 ]

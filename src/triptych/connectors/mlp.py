@@ -1,13 +1,15 @@
-"""Connectors that map every token alone: ``linear`` and ``mlp``.
+"""Connectors that map every token alone: ``linear``, and ``mlp``, which may pool them first.
 
 Shape suffixes: T tiles, P tokens of a tile.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
 
 from triptych.connectors.base import Chain, Connector
+from triptych.connectors.pool import Pooling, pool_blocks, pooled_layout
 from triptych.images.layout import TileLayout
 from triptych.spec import Spec
 
@@ -39,14 +41,39 @@ class MlpConnector(Spec):
     """Number of linear layers, at least 1."""
     input_norm: bool = False
     """Put a LayerNorm before the first layer, for towers whose features are not normalised."""
+    pool: int = Field(1, ge=1)
+    """Side of the blocks of neighbouring tokens that are pooled into one before the first layer;
+    1 does not pool. To concatenate a block instead, see pixel_shuffle."""
+    pooling: Pooling = "mean"
+    """Mean or maximum (xGen-MM's baseline) over the tokens of a block that are not padding."""
 
     def layout(self, tile: TileLayout) -> TileLayout:
-        """Layout of a tile's visual tokens: the tower's own."""
-        return tile
+        """Layout of a tile's visual tokens: the tower's own, or the pooled one."""
+        return pooled_layout(tile, self.pool)
 
     def build(self, tile: TileLayout, width: int, out: int) -> Connector:
-        """Make the module (T, P, ``width``) -> (T, P, ``out``)."""
-        return Chain(*mlp(width, out, layers=self.layers, input_norm=self.input_norm))
+        """Make the module (T, P, ``width``) -> (T, P, ``out``), or fewer tokens when pooled."""
+        layers = mlp(width, out, layers=self.layers, input_norm=self.input_norm)
+        return Chain(*layers) if self.pool == 1 else PooledMlp(self, tile, layers)
+
+
+class PooledMlp(Connector):
+    """Pools blocks of tokens, then maps what is left."""
+
+    def __init__(self, spec: MlpConnector, tile: TileLayout, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.side, self.pooling, self.tile = spec.pool, spec.pooling, tile
+        self.mlp = layers
+
+    def forward(
+        self,
+        features: Tensor,
+        mask: Tensor | None = None,
+        tiles_per_image: Tensor | None = None,
+    ) -> Tensor:
+        """(T, P, D) to (T, P', D'); masked tokens do not count in their block."""
+        pooled = pool_blocks(features, mask, self.tile, self.side, self.pooling)
+        return cast(Tensor, self.mlp(pooled))
 
 
 def mlp(width: int, out: int, *, layers: int, input_norm: bool) -> nn.Sequential:

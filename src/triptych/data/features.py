@@ -23,6 +23,7 @@ from triptych.data.schema import ImagePart
 from triptych.data.workers import read_ahead
 from triptych.errors import DataError, ImageError
 from triptych.images.decode import ImageLimits, content_hash, open_image
+from triptych.images.layout import TileLayout
 from triptych.model.processing import TriptychProcessor
 from triptych.towers.base import Tower
 from triptych.towers.fingerprint import fingerprint
@@ -172,10 +173,13 @@ class FeatureCache:
         return cls(folder, fingerprint)
 
 
-def fingerprint_of(towers: Iterable[Tower], processor: TriptychProcessor) -> str:
-    """Hash what features depend on: the towers with every weight, the tiling and the tile size."""
+def fingerprint_of(
+    towers: Iterable[Tower], processor: TriptychProcessor, layout: TileLayout
+) -> str:
+    """Hash what features depend on: towers, weights, their common layout, tiling and tile size."""
     settings = processor.settings
-    digest = hashlib.sha256(f"{settings.tiling.model_dump_json()} {settings.tile_size}".encode())
+    made = f"{settings.tiling.model_dump_json()} {settings.tile_size} {layout}"
+    digest = hashlib.sha256(made.encode())
     for tower in towers:
         digest.update(fingerprint(tower).encode())
     return digest.hexdigest()

@@ -39,7 +39,9 @@ def initialise(
         RecipeError: a panel cannot be made, or the panels do not fit together.
     """
     panels = Panels(
-        towers=tuple(tower.resolve() for tower in spec.towers), connector=spec.connector
+        towers=tuple(tower.resolve() for tower in spec.towers),
+        tower_grid=spec.tower_grid,
+        connector=spec.connector,
     )
     tokenizer = _make_tokenizer(spec, texts)
     original = len(tokenizer)
@@ -99,6 +101,7 @@ def _make_processor(
         rows=panels.layout.rows,
         columns=panels.layout.columns,
         prefix=panels.layout.prefix,
+        whole_image=panels.layout.whole_image,
         numbered=spec.template.numbered,
         tags=spec.template.tags,
     )

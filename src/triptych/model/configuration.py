@@ -5,10 +5,9 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from triptych.connectors import ConnectorSpec
-from triptych.errors import RecipeError
 from triptych.images.layout import TileLayout
 from triptych.spec import Spec, validate
-from triptych.towers import TowerSpec
+from triptych.towers import TowerGrid, TowerSpec, common_layout
 
 
 class Panels(Spec):
@@ -16,6 +15,8 @@ class Panels(Spec):
 
     towers: tuple[TowerSpec, ...]
     """Resolved towers: their configurations are embedded."""
+    tower_grid: TowerGrid = "largest"
+    """The grid that the tokens of all towers are brought to."""
     connector: ConnectorSpec
     """The connector."""
 
@@ -26,12 +27,8 @@ class Panels(Spec):
 
     @property
     def tower_layout(self) -> TileLayout:
-        """Layout of a tile's tokens before the connector; the same for all towers."""
-        layouts = {tower.layout for tower in self.towers}
-        if len(layouts) > 1:
-            found = ", ".join(str(layout) for layout in sorted(layouts, key=str))
-            raise RecipeError(f"model.towers: all towers must give the same grid, found {found}")
-        return layouts.pop()
+        """Layout of a tile's tokens before the connector, common to all towers."""
+        return common_layout([tower.layout for tower in self.towers], self.tower_grid)
 
     @property
     def tower_width(self) -> int:

@@ -20,6 +20,7 @@ from triptych.model.new_tokens import NewTokens
 from triptych.model.vision import (
     IMAGE_INPUTS,
     Images,
+    check_mask,
     encode_tiles,
     repeat_images,
     tokens_per_image,
@@ -73,6 +74,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.towers = nn.ModuleList(tower.build() for tower in panels.towers)
         self.tower_layout, self.tower_width = panels.tower_layout, panels.tower_width
         self.layout, self.tile_size = panels.layout, panels.tile_size
+        self.tiles_at_once: int | None = None
         self.connector = panels.connector.build(
             panels.tower_layout, panels.tower_width, text.hidden_size
         )
@@ -110,7 +112,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def encode_tiles(self, pixel_values: Tensor) -> Tensor:
         """Tower features (T, P, D) of uint8 tiles (T, 3, S, S), channels of all towers."""
-        return encode_tiles(self.towers, pixel_values)
+        return encode_tiles(self.towers, pixel_values, self.tower_layout, self.tiles_at_once)
 
     def get_image_features(
         self,
@@ -118,13 +120,21 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tile_features: Tensor | None = None,
         patch_mask: Tensor | None = None,
         tiles_per_image: Tensor | None = None,
+        tile_index: Tensor | None = None,
     ) -> Tensor:
         """Visual tokens (T, V, D) of tiles, or of their cached tower features.
 
         With a connector that samples whole images they are (I, V, D).
+
+        Raises:
+            SpanError: ``patch_mask`` does not fit, or leaves nothing of a tile.
         """
         if tile_features is None:
             tile_features = self.encode_tiles(cast(Tensor, pixel_values))
+        if tile_index is not None:
+            tile_features = tile_features[tile_index]
+        if patch_mask is not None:
+            check_mask(patch_mask, tile_features, tiles_per_image, self.tower_layout.prefix)
         dtype = next(self.connector.parameters()).dtype
         visual = self.connector(tile_features.to(dtype), patch_mask, tiles_per_image)
         return cast(Tensor, visual)
@@ -143,12 +153,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         placeholders = input_ids == self.config.image_token_id
         if images.tiles or bool(placeholders.any()):
             images.check(placeholders, self.layout)
-            visual = self.get_image_features(
-                images.pixel_values,
-                images.tile_features,
-                images.patch_mask,
-                images.tiles_per_image,
-            )
+            visual = self.get_image_features(**images.vision())
             return splice(embeddings, placeholders, visual.flatten(0, 1))
         if self.training and torch.is_grad_enabled():
             return embeddings + self._idle_vision().to(embeddings.dtype)
@@ -184,6 +189,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tiles_per_image: Tensor | None = None,
         images_per_sample: Tensor | None = None,
         patch_mask: Tensor | None = None,
+        tile_index: Tensor | None = None,
         token_kinds: Tensor | None = None,
         document_ids: Tensor | None = None,
         image_ids: Tensor | None = None,
@@ -206,6 +212,8 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             images_per_sample: (B,).
             patch_mask: bool (T, P), False on the towers' tokens that show padding alone; every
                 tile has one that is True. Default: no padding.
+            tile_index: (T,), the place of each tile in ``pixel_values`` (or ``tile_features``), so
+                that equal tiles are given and encoded once. Default: they are all given.
             token_kinds: (B, K) of all tokens, cached ones included: 0 padding, 1 text, 2 image.
                 Attention rules other than causal need them where tokens are cached or embedded
                 by the caller; see ``token_kinds``.
@@ -221,7 +229,12 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if inputs_embeds is None:
             images = Images(
-                pixel_values, tile_features, tiles_per_image, images_per_sample, patch_mask
+                pixel_values,
+                tile_features,
+                tiles_per_image,
+                images_per_sample,
+                patch_mask,
+                tile_index,
             )
             inputs_embeds = self.embed(cast(Tensor, input_ids), images)
         if position_ids is None and past_key_values is None and attention_mask is not None:

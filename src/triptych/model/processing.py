@@ -20,6 +20,7 @@ from triptych.images.decode import ImageInput, open_image
 from triptych.images.layout import TileLayout
 from triptych.images.plan import TilePlan, TilingSpec, plan_tiles
 from triptych.model.prompt import Prompt, nest_images, pad_prompts
+from triptych.model.sharing import share_tiles
 from triptych.model.spec import Numbered
 from triptych.model.template import (
     IMAGE_END,
@@ -46,6 +47,8 @@ class VisionSettings(Spec):
     """Columns of a tile's visual tokens."""
     prefix: int = 0
     """Visual tokens of a tile that stand before its grid."""
+    whole_image: bool = False
+    """The visual tokens are those of a whole image, not of each tile."""
     numbered: Numbered = "no"
     """Where the text numbers the images."""
     tags: bool = False
@@ -75,7 +78,12 @@ class TriptychProcessor(ProcessorMixin):
         self.vision = dict(vision)
         self.end_token = end_token
         self.settings = validate(VisionSettings, self.vision, "processor_config.json: vision")
-        self.layout = TileLayout(self.settings.rows, self.settings.columns, self.settings.prefix)
+        self.layout = TileLayout(
+            self.settings.rows,
+            self.settings.columns,
+            self.settings.prefix,
+            self.settings.whole_image,
+        )
         self.tile_size = self.settings.tile_size
         super().__init__(tokenizer, chat_template=chat_template)
         self.image_token_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
@@ -93,6 +101,7 @@ class TriptychProcessor(ProcessorMixin):
             "pixel_values",
             "tiles_per_image",
             "images_per_sample",
+            "tile_index",
         ]
 
     def plan(self, width: int, height: int) -> TilePlan:
@@ -196,7 +205,8 @@ class TriptychProcessor(ProcessorMixin):
 
         Returns:
             ``input_ids``, ``attention_mask`` (B, S); ``images_per_sample`` (B,); where there are
-            images ``tiles_per_image`` (I,) and ``pixel_values`` or ``tile_features``.
+            images ``tiles_per_image`` (I,) and ``pixel_values`` or ``tile_features``; where tiles
+            are equal, ``tile_index`` (T,) into ``pixel_values``, which holds each once.
         """
         batch = pad_prompts(prompts, self.pad_token_id, padding_side)
         if not labels:
@@ -206,8 +216,13 @@ class TriptychProcessor(ProcessorMixin):
         if flat:
             batch["tiles_per_image"] = torch.tensor([len(image) for image in flat])
             pixels = np.concatenate(flat)
-            name = "pixel_values" if pixels.dtype == np.uint8 else "tile_features"
-            batch[name] = torch.from_numpy(pixels)
+            if pixels.dtype == np.uint8:
+                pixels, index = share_tiles(pixels)
+                batch["pixel_values"] = torch.from_numpy(pixels)
+                if index is not None:
+                    batch["tile_index"] = torch.from_numpy(index)
+            else:
+                batch["tile_features"] = torch.from_numpy(pixels)
         return batch
 
     def __call__(  # type: ignore[override]

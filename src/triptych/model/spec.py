@@ -10,7 +10,7 @@ from triptych.fusion import FusionSpec, SpliceFusion
 from triptych.images.plan import FixedTiling, TilingSpec
 from triptych.language import LanguageSpec
 from triptych.spec import Spec
-from triptych.towers import TowerSpec
+from triptych.towers import TowerGrid, TowerSpec
 
 Numbered = Literal["no", "before", "after"]
 Family = Literal["auto", "chatml", "llama3", "mistral", "phi3", "gemma", "compact", "plain"]
@@ -32,6 +32,9 @@ class ModelSpec(Spec):
 
     towers: Annotated[tuple[TowerSpec, ...], Field(min_length=1)]
     """Vision towers; all see the same tiles, and their channels are concatenated."""
+    tower_grid: TowerGrid = "largest"
+    """The grid of tokens that all towers are brought to: the largest or smallest of theirs, or the
+    side of a square one."""
     tiling: TilingSpec = FixedTiling()
     """How an image is cut into tiles."""
     connector: ConnectorSpec = MlpConnector()

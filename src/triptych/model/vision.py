@@ -4,13 +4,16 @@ Shape suffixes: B batch, S sequence, I images, T tiles, P tokens of a tile, D wi
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from triptych.errors import SpanError
 from triptych.fusion.spans import check_spans
 from triptych.images.layout import TileLayout
+from triptych.towers import Tower, align
 
 IMAGE_INPUTS = (
     "pixel_values",
@@ -18,6 +21,7 @@ IMAGE_INPUTS = (
     "tiles_per_image",
     "images_per_sample",
     "patch_mask",
+    "tile_index",
 )
 
 
@@ -31,6 +35,7 @@ class Images:
         tiles_per_image: (I,), or None when each tile is an image.
         images_per_sample: (B,), or None for a batch of one.
         patch_mask: bool (T, P), False on tokens of padding, or None.
+        tile_index: (T,), place of each tile in what is given, or None when all are given.
     """
 
     pixel_values: Tensor | None
@@ -38,12 +43,25 @@ class Images:
     tiles_per_image: Tensor | None
     images_per_sample: Tensor | None
     patch_mask: Tensor | None = None
+    tile_index: Tensor | None = None
 
     @property
     def tiles(self) -> int:
         """Number of tiles of the batch."""
+        if self.tile_index is not None:
+            return len(self.tile_index)
         given = self.pixel_values if self.tile_features is None else self.tile_features
         return 0 if given is None else len(given)
+
+    def vision(self) -> dict[str, Tensor | None]:
+        """What visual tokens are made of, by the names of ``get_image_features``."""
+        return {
+            "pixel_values": self.pixel_values,
+            "tile_features": self.tile_features,
+            "patch_mask": self.patch_mask,
+            "tiles_per_image": self.tiles_per_image,
+            "tile_index": self.tile_index,
+        }
 
     def check(self, placeholders: Tensor, layout: TileLayout) -> None:
         """Compare the placeholders bool (B, S) of the sequence with the images given.
@@ -67,17 +85,76 @@ class Images:
         check_spans(placeholders, [layout.tokens_of(count) for count in tiles], per_sample)
 
 
-def encode_tiles(towers: nn.ModuleList, pixel_values: Tensor) -> Tensor:
+def check_mask(
+    patch_mask: Tensor, features: Tensor, tiles_per_image: Tensor | None, prefix: int
+) -> None:
+    """Check that every tile shows something: a resampler would make tokens out of nothing.
+
+    Args:
+        patch_mask: bool (T, P), False on padding.
+        features: (T, P, D), what it is about.
+        tiles_per_image: (I,), or None when each tile is an image.
+        prefix: how many of the P tokens stand before the grid.
+
+    Raises:
+        SpanError: the mask is of another shape, or a tile has only padding.
+    """
+    if patch_mask.shape != features.shape[:2]:
+        found, expected = tuple(patch_mask.shape), tuple(features.shape[:2])
+        raise SpanError(f"patch_mask is {found} (tiles, tokens of a tile), expected {expected}")
+    empty = (~patch_mask[:, prefix:].any(1)).nonzero().flatten().tolist()
+    if not empty:
+        return
+    before = 0
+    for image, count in enumerate(
+        [1] * len(features) if tiles_per_image is None else tiles_per_image.tolist(), start=1
+    ):
+        if empty[0] < before + count:
+            raise SpanError(
+                f"image {image} of the batch, tile {empty[0] - before + 1} of {count}: patch_mask "
+                "says that all of it is padding; leave such a tile out of pixel_values"
+            )
+        before += count
+
+
+def encode_tiles(
+    towers: nn.ModuleList,
+    pixel_values: Tensor,
+    layout: TileLayout,
+    tiles_at_once: int | None = None,
+) -> Tensor:
     """Run every tower on the tiles (T, 3, S, S) and concatenate their channels: (T, P, D).
 
     A tower without trainable parameters runs without autograd.
+
+    Args:
+        towers: see the same tiles.
+        pixel_values: uint8 (T, 3, S, S).
+        layout: what the tokens of every tower are brought to.
+        tiles_at_once: most tiles in one pass of a tower; all when None.
     """
     features = []
     for tower in towers:
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
         with torch.set_grad_enabled(trains):
-            features.append(tower(pixel_values))
+            tokens = _encode(cast(Tower, tower), pixel_values, tiles_at_once)
+            features.append(align(tokens, cast(Tower, tower).layout, layout))
     return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+
+
+def _encode(tower: Tower, tiles: Tensor, at_once: int | None) -> Tensor:
+    """Tokens of all tiles, in chunks where there are more than ``at_once``.
+
+    With gradients each chunk is computed again in the backward pass, so that the activations of
+    one chunk are held at a time.
+    """
+    if at_once is None or len(tiles) <= at_once:
+        return cast(Tensor, tower(tiles))
+    if torch.is_grad_enabled():
+        parts = [checkpoint(tower, part, use_reentrant=False) for part in tiles.split(at_once)]
+    else:
+        parts = [tower(part) for part in tiles.split(at_once)]
+    return torch.cat(parts)
 
 
 def tokens_per_image(tiles_per_image: Tensor | None, layout: TileLayout) -> Tensor | None:
@@ -91,28 +168,28 @@ def tokens_per_image(tiles_per_image: Tensor | None, layout: TileLayout) -> Tens
 def repeat_images(
     images: dict[str, Tensor | None], rows: int, times: int
 ) -> dict[str, Tensor | None]:
-    """Repeat the images of each sample ``times`` times, sample by sample."""
-    tiles = images["pixel_values"] if images["tile_features"] is None else images["tile_features"]
-    if tiles is None or times == 1:
+    """Repeat the images of each sample ``times`` times, sample by sample.
+
+    The tiles themselves are given once; ``tile_index`` repeats them.
+    """
+    given = images["pixel_values"] if images["tile_features"] is None else images["tile_features"]
+    if given is None or times == 1:
         return images
+    index = images["tile_index"]
+    index = torch.arange(len(given), device=given.device) if index is None else index
     per_image = images["tiles_per_image"]
-    per_image = torch.ones(len(tiles), dtype=torch.long) if per_image is None else per_image
+    per_image = torch.ones(len(index), dtype=torch.long) if per_image is None else per_image
     per_sample = images["images_per_sample"]
     per_sample = torch.tensor([len(per_image)]) if per_sample is None else per_sample
     samples = torch.repeat_interleave(torch.arange(rows), times)
     chosen_images = _ragged(per_sample.cpu(), samples)
-    chosen_tiles = _ragged(per_image.cpu(), chosen_images).to(tiles.device)
-
-    def take(name: str, index: Tensor) -> Tensor | None:
-        value = images[name]
-        return None if value is None else value[index.to(value.device)]
-
-    return {
-        "pixel_values": take("pixel_values", chosen_tiles),
-        "tile_features": take("tile_features", chosen_tiles),
+    chosen_tiles = _ragged(per_image.cpu(), chosen_images).to(given.device)
+    mask = images["patch_mask"]
+    return images | {
+        "tile_index": index[chosen_tiles],
         "tiles_per_image": per_image[chosen_images.to(per_image.device)],
         "images_per_sample": per_sample[samples.to(per_sample.device)],
-        "patch_mask": take("patch_mask", chosen_tiles),
+        "patch_mask": None if mask is None else mask[chosen_tiles],
     }
 
 

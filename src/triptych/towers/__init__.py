@@ -8,6 +8,7 @@ from triptych.towers.base import Tower, TowerSpecBase
 from triptych.towers.efficientnet_lite import EfficientNetLiteTower
 from triptych.towers.encoder import TransformersTower
 from triptych.towers.fingerprint import fingerprint
+from triptych.towers.mixing import TowerGrid, align, common_layout
 from triptych.towers.small import SmallTower
 
 TOWERS: dict[str, type[TowerSpecBase]] = {
@@ -25,8 +26,11 @@ __all__ = [
     "EfficientNetLiteTower",
     "SmallTower",
     "Tower",
+    "TowerGrid",
     "TowerSpec",
     "TowerSpecBase",
     "TransformersTower",
+    "align",
+    "common_layout",
     "fingerprint",
 ]

@@ -48,11 +48,26 @@ def stage_parts(model: "TriptychForConditionalGeneration", stage: StageSpec) -> 
         return Part(name, module, mode, spec.learning_rate or stage.learning_rate)
 
     return [
-        part("towers", model.towers, train.towers),
+        *(part(name, tower, spec) for name, tower, spec in _tower_parts(model, stage)),
         part("connector", model.connector, train.connector),
         part("new_tokens", model.new_tokens or nn.Module(), train.new_tokens),
         part("language", model.language_model, train.language),
     ]
+
+
+def _tower_parts(
+    model: "TriptychForConditionalGeneration", stage: StageSpec
+) -> list[tuple[str, nn.Module, PartSpec]]:
+    """Name, module and spec of each tower."""
+    given, towers = stage.train.towers, list(model.towers)
+    specs = given if isinstance(given, tuple) else (given,) * len(towers)
+    if len(specs) != len(towers):
+        raise RecipeError(
+            f"stage '{stage.name}': train.towers has {len(specs)} entries for {len(towers)} "
+            "tower(s); give one for each tower, or one value for all"
+        )
+    names = [f"towers.{number}" for number in range(len(towers))] if len(towers) > 1 else ["towers"]
+    return list(zip(names, towers, specs, strict=True))
 
 
 def begin_stage(model: "TriptychForConditionalGeneration", stage: StageSpec) -> list[Part]:
@@ -82,8 +97,9 @@ def begin_stage(model: "TriptychForConditionalGeneration", stage: StageSpec) -> 
 def set_modes(model: "TriptychForConditionalGeneration", stage: StageSpec) -> None:
     """Put the model in training mode, but towers that do not train in evaluation mode."""
     model.train()
-    if not stage.train.towers.train:
-        model.towers.eval()
+    for _, tower, spec in _tower_parts(model, stage):
+        if not spec.train:
+            tower.eval()
 
 
 def end_stage(model: "TriptychForConditionalGeneration") -> list[str]:

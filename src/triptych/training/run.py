@@ -104,7 +104,7 @@ def check_cache(data: DataSpec, stages: Sequence[StageSpec]) -> None:
     Raises:
         RecipeError: a stage trains the towers whose features would be cached.
     """
-    training = [stage.name for stage in stages if stage.train.towers.train]
+    training = [stage.name for stage in stages if stage.train.trains_towers]
     if data.cache_features and training:
         raise RecipeError(
             f"data.cache_features is true, but stage '{training[0]}' trains the towers, so their "
@@ -186,6 +186,7 @@ class _Run:
             cast_frozen(model, self.stages, torch.bfloat16)
         if self.run.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.tiles_at_once = self.run.tower_tiles
         model.to(self.engine.device)
         return model, processor
 
@@ -218,7 +219,9 @@ class _Run:
             show.say(f"  {report}")
         if not self.data_spec.cache_features:
             return loader
-        fingerprint = fingerprint_of(cast(Iterable[Tower], model.towers), processor)
+        fingerprint = fingerprint_of(
+            cast(Iterable[Tower], model.towers), processor, model.tower_layout
+        )
         if engine.is_main:
             self._cache_features(fingerprint, model, loader, show)
         engine.barrier()

@@ -80,8 +80,9 @@ LanguagePart = Annotated[
 class TrainSpec(Spec):
     """Which parts of the model train in a stage."""
 
-    towers: Part = PartSpec(train=False)
-    """The vision towers: true, false, a learning rate, or both keys."""
+    towers: Part | tuple[Part, ...] = PartSpec(train=False)
+    """The vision towers: true, false, a learning rate, or both keys; or a list with one of these
+    for each tower."""
 
     connector: Part = PartSpec()
     """The connector between towers and language model: true, false, a learning rate, or keys."""
@@ -91,6 +92,12 @@ class TrainSpec(Spec):
 
     language: LanguagePart = LanguagePartSpec()
     """The language model: frozen, lora, full, or keys."""
+
+    @property
+    def trains_towers(self) -> bool:
+        """Whether any tower trains."""
+        towers = self.towers if isinstance(self.towers, tuple) else (self.towers,)
+        return any(tower.train for tower in towers)
 
 
 class OptimizerSpec(Spec):
@@ -167,6 +174,10 @@ class RunSpec(Spec):
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
+
+    tower_tiles: PositiveInt | None = None
+    """Most tiles that go through a tower at once; more go in chunks, which a tower that trains
+    computes again in the backward pass. All at once when null."""
 
     log_every: PositiveInt = 10
     """Steps between two entries in metrics.jsonl."""
