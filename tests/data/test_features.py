@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.data.tiny import data_spec, many, paint
-from torch import Tensor
+from PIL import Image
+from tests.data.tiny import all_tiles, data_spec, many, paint
+from torch import Tensor, nn
 
 from triptych.data.features import FeatureCache, fingerprint_of
 from triptych.data.loader import Loader
 from triptych.data.schema import ImagePart
 from triptych.data.spec import SourceSpec
 from triptych.errors import DataError, ImageError
-from triptych.model.processing import TriptychProcessor
+from triptych.images.decode import open_image
+from triptych.images.layout import TileLayout
+from triptych.model.processing import Tiles, TriptychProcessor
+from triptych.model.vision import encode_tiles
 from triptych.towers.small import SmallTower
 
 
@@ -161,14 +165,49 @@ def test_the_loader_delivers_features_in_place_of_pixels(
         assert torch.equal(plain["input_ids"], fast["input_ids"])
         assert "pixel_values" not in fast
         if "pixel_values" in plain:
-            assert torch.equal(encode(plain["pixel_values"]).half(), fast["tile_features"])
+            assert torch.equal(encode(all_tiles(plain)).half(), fast["tile_features"])
 
 
 def test_a_fingerprint_follows_the_weights_and_the_tiling(processor: TriptychProcessor) -> None:
     spec = SmallTower(size=16, patch=8, hidden=16, depth=1, heads=2)
     tower = spec.resolve().build()
-    first = fingerprint_of([tower], processor)
-    assert first == fingerprint_of([tower], processor)
+    first = fingerprint_of([tower], processor, spec.layout)
+    assert first == fingerprint_of([tower], processor, spec.layout)
+    assert first != fingerprint_of([tower], processor, TileLayout(4, 4))
     with torch.no_grad():
         next(tower.parameters()).view(-1)[0] += 1
-    assert fingerprint_of([tower], processor) != first
+    assert fingerprint_of([tower], processor, spec.layout) != first
+
+
+class Bands(TriptychProcessor):
+    """Cuts an image into as many tiles as it is ten pixels wide, each a little darker."""
+
+    def tiles(self, image: Image.Image) -> Tiles:
+        whole = super().tiles(image)
+        return np.concatenate([whole // (k + 1) for k in range(image.width // 10)])
+
+
+@torch.no_grad()
+def test_several_towers_and_several_tiles_per_image(
+    tmp_path: Path, processor: TriptychProcessor
+) -> None:
+    settings = processor.settings.model_dump(mode="json")
+    end, template = processor.end_token, processor.chat_template
+    bands = Bands(processor.tokenizer, settings, end, template)
+    sizes = [(10, 12), (30, 9), (20, 20), (30, 5)]
+    parts = []
+    for k, size in enumerate(sizes):
+        Image.effect_noise(size, 90).convert("RGB").save(tmp_path / f"{k}.png")
+        parts.append(ImagePart(f"{k}.png", tmp_path))
+    fine = SmallTower(size=8, patch=2, hidden=8, depth=1, heads=2)
+    towers = nn.ModuleList([fine.build(), SmallTower(size=6, patch=2, hidden=8, depth=1).build()])
+
+    def encode(tiles: Tensor) -> Tensor:
+        return encode_tiles(towers, tiles, fine.layout, tiles_at_once=3)
+
+    cache, _ = build(tmp_path / "cache", parts, bands, encode=encode, batch_tiles=4)
+    for part, size in zip(parts, sizes, strict=True):
+        expected = encode(torch.from_numpy(bands.tiles(open_image(part.location))))
+        assert cache.get(part).shape == (size[0] // 10, 16, 16)
+        found = torch.from_numpy(cache.get(part)).float()
+        assert torch.allclose(found, expected, rtol=2e-3, atol=2e-3)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.data.tiny import answer, data_spec, many, user, write_jsonl
+from tests.data.tiny import all_tiles, answer, data_spec, many, user, write_jsonl
 from torch import Tensor
 
 from triptych.data.loader import Loader
@@ -71,7 +71,7 @@ def test_batches_hold_both_budgets_and_carry_whole_samples(
         placeholders = (batch["input_ids"] == processor.image_token_id).sum(dim=1)
         assert torch.equal(placeholders, 4 * images)
         if images.any():
-            assert len(batch["pixel_values"]) == int(batch["tiles_per_image"].sum()) <= 12
+            assert len(all_tiles(batch)) == int(batch["tiles_per_image"].sum()) <= 12
             assert len(batch["tiles_per_image"]) == int(images.sum())
     assert mixed, "text-only samples must meet others in one batch"
 
@@ -81,7 +81,7 @@ def test_pixels_follow_the_order_of_rows_and_images(
 ) -> None:
     batch = BatchSpec(tokens=4096, tiles=200, per_step=1, window=64)
     (rows,) = next(open_loader(processor, path, fields={"batch": batch}).steps())
-    shades = iter((rows["pixel_values"].float().mean(dim=(1, 2, 3)) / 16).round().int().tolist())
+    shades = iter((all_tiles(rows).float().mean(dim=(1, 2, 3)) / 16).round().int().tolist())
     for labels, images in zip(rows["labels"], rows["images_per_sample"].tolist(), strict=True):
         number = int(processor.tokenizer.decode(labels[labels != -100])[3:].split("<")[0])
         assert [next(shades) for _ in range(images)] == [(number + j) % 8 for j in range(images)]

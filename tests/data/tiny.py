@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from triptych.data.spec import BatchSpec, DataSpec, SourceSpec
 from triptych.images.plan import FixedTiling
@@ -68,6 +69,12 @@ def many(folder: Path, count: int, name: str = "many.jsonl") -> Path:
             for k in range(count)
         ],
     )
+
+
+def all_tiles(batch: dict[str, Tensor]) -> Tensor:
+    """Pixels (T, 3, S, S) of every tile of a batch, equal ones repeated."""
+    pixels = batch["pixel_values"]
+    return pixels[batch["tile_index"]] if "tile_index" in batch else pixels
 
 
 def data_spec(path: Path, **fields: Any) -> DataSpec:

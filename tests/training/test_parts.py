@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from tests.training.tiny import build, one_batch, stage
+from tests.training.tiny import build, data_spec, model_spec, one_batch, stage
 
 from triptych.errors import RecipeError
+from triptych.model.build import initialise
+from triptych.towers import SmallTower
 from triptych.training.parts import (
     begin_stage,
     cast_frozen,
@@ -14,6 +16,7 @@ from triptych.training.parts import (
     parameter_table,
     trained_names,
 )
+from triptych.training.run import training_texts
 
 
 def test_only_the_named_parts_train(tmp_path: Path) -> None:
@@ -53,6 +56,29 @@ def test_groups_have_their_own_rates_and_only_matrices_decay(tmp_path: Path) -> 
         assert matrices == {group["weight_decay"] > 0}
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+
+
+def test_each_tower_can_have_its_own_rate(tmp_path: Path) -> None:
+    small = {"size": 16, "patch": 8, "hidden": 16, "depth": 1, "heads": 2}
+    towers = tuple(SmallTower(**{**small, "hidden": hidden}) for hidden in (16, 8))
+    data = data_spec(tmp_path)
+    spec = model_spec().model_copy(update={"towers": towers})
+    model, _ = initialise(spec, texts=training_texts(data))
+    train = {"towers": [False, 3e-6], "connector": 2e-4, "new_tokens": False}
+    chosen = stage(learning_rate=1e-3, train=train)
+    assert chosen.train.trains_towers
+    groups = parameter_groups(begin_stage(model, chosen), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(groups)
+    rates = {group["part"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {"towers.1": 3e-6, "connector": 2e-4}
+    tuned = {id(p) for g in groups if g["part"] == "towers.1" for p in g["params"]}
+    assert tuned == {id(p) for p in model.towers[1].parameters()}
+    assert [tower.training for tower in model.towers] == [False, True]
+    both = begin_stage(model, stage(train={"towers": True}))
+    assert [part.name for part in both][:2] == ["towers.0", "towers.1"]
+    assert all(part.mode == "full" for part in both[:2])
+    with pytest.raises(RecipeError, match=r"train\.towers has 3 entries for 2 tower\(s\)"):
+        begin_stage(model, stage(train={"towers": [True] * 3}))
 
 
 def test_lora_merges_back_to_a_plain_model_with_equal_logits(tmp_path: Path) -> None:

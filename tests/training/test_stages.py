@@ -13,6 +13,16 @@ def test_shorthands_mean_the_long_form() -> None:
     assert stage.train.language == LanguagePartSpec(mode="lora")
 
 
+def test_towers_may_differ() -> None:
+    train = {"towers": [False, 1e-5, {"train": True}]}
+    stage = validate(StageSpec, {"name": "s", "steps": 1, "train": train}, "test")
+    expected = (PartSpec(train=False), PartSpec(learning_rate=1e-5), PartSpec())
+    assert stage.train.towers == expected
+    assert validate(StageSpec, stage.model_dump(mode="json"), "test") == stage
+    assert stage.train.trains_towers
+    assert not validate(StageSpec, {"name": "s", "steps": 1}, "test").train.trains_towers
+
+
 def test_a_resolved_stage_reads_back_as_itself() -> None:
     stage = StageSpec(name="s", epochs=0.5, train={"language": {"mode": "lora", "rank": 4}})  # type: ignore[arg-type]
     assert validate(StageSpec, stage.model_dump(mode="json"), "test") == stage

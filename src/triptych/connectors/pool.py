@@ -54,6 +54,6 @@ def pool_blocks(
 def _blocks(grid: Tensor, tile: TileLayout, side: int) -> Tensor:
     """(T, R * C, D) to (T, blocks, f * f, D), filled up with zeros."""
     rows, columns = -tile.rows % side, -tile.columns % side
-    whole = F.pad(grid.unflatten(1, (tile.rows, tile.columns)), (0, 0, 0, columns, 0, rows))
-    cut = whole.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # (T, R', f, C', f, D)
+    whole: Tensor = F.pad(grid.unflatten(1, (tile.rows, tile.columns)), (0, 0, 0, columns, 0, rows))
+    cut: Tensor = whole.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # (T, R', f, C', f, D)
     return cut.transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -97,9 +97,9 @@ def begin_stage(model: "TriptychForConditionalGeneration", stage: StageSpec) -> 
 def set_modes(model: "TriptychForConditionalGeneration", stage: StageSpec) -> None:
     """Put the model in training mode, but towers that do not train in evaluation mode."""
     model.train()
+    model.towers.train(stage.train.trains_towers)
     for _, tower, spec in _tower_parts(model, stage):
-        if not spec.train:
-            tower.eval()
+        tower.train(spec.train)
 
 
 def end_stage(model: "TriptychForConditionalGeneration") -> list[str]:
