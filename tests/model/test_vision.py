@@ -1,5 +1,6 @@
 """The vision side of the model: mixed towers, budgets, shared tiles, masks, whole images."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,17 +8,18 @@ import pytest
 import torch
 from tests.model.tiny import TEXTS, answer, picture, tiny_spec, turn
 from tests.oracles.connectors import align_grid
+from tests.towers.families import TINY
 from torch import Tensor, nn
 
-from triptych.connectors import MlpConnector, PerceiverConnector
+from triptych.connectors import MlpConnector, PerceiverConnector, QFormerConnector, VitConnector
 from triptych.errors import SpanError
 from triptych.images.layout import TileLayout
-from triptych.model.build import initialise
+from triptych.model.build import initialise, load_pretrained
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.model.processing import TriptychProcessor
 from triptych.model.sharing import share_tiles
 from triptych.model.vision import encode_tiles
-from triptych.towers import SmallTower, Tower
+from triptych.towers import SmallTower, Tower, TransformersTower, common_layout
 
 COARSE = SmallTower(size=16, patch=8, hidden=16, depth=1, heads=2)
 FINE = SmallTower(size=12, patch=4, hidden=8, depth=1, heads=2, mean=(0.4, 0.3, 0.2))
@@ -178,6 +180,44 @@ def test_a_tile_of_padding_alone_is_refused() -> None:
         )
     with pytest.raises(SpanError, match=r"patch_mask is \(4, 8\)"):
         model.get_image_features(tile_features=features, patch_mask=mask[:, :8])
+
+
+@torch.no_grad()
+def test_dinov2_and_a_convnext_give_one_map() -> None:
+    """The pair of SPHINX-X, tiny: CLS and 4 x 4 patches beside a map of 2 x 2."""
+    dino = TransformersTower(config=TINY["dinov2"], cls="keep").resolve()
+    convnext = TransformersTower(config=TINY["convnext"]).resolve()
+    torch.manual_seed(0)
+    both = nn.ModuleList([convnext.build(), dino.build()])
+    given = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    found = encode_tiles(both, given, common_layout([convnext.layout, dino.layout], "largest"))
+    maps, tokens = (tower(given) for tower in both)
+    assert found.shape == (2, 17, 64)
+    assert torch.equal(found[..., 32:], tokens)
+    assert torch.allclose(found[:, 0, :32], maps.mean(1), atol=1e-6)
+    for tile in range(2):
+        assert torch.equal(found[tile, 1:, :32], align_grid(maps[tile], 2, 2, 4, 4))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "connector",
+    [
+        WHOLE,
+        QFormerConnector(queries=3, layers=2, hidden=8, heads=2),
+        VitConnector(heads=2),
+        MlpConnector(pool=2),
+    ],
+    ids=lambda connector: connector.kind,
+)
+def test_a_checkpoint_restores_connector_and_towers(connector: Any, tmp_path: Path) -> None:
+    model, processor = mixed_model(connector)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, reread = load_pretrained(tmp_path)
+    assert reread.layout == processor.layout == model.layout
+    batch = batch_of(reread, [0, 1], many=connector is WHOLE)
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
 
 
 def test_the_towers_of_a_model_keep_their_own_sizes() -> None:

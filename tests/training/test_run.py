@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training.tiny import entries, recipe, stage
+from tests.training.tiny import entries, model_spec, recipe, stage
 
 from triptych.cli.main import main
 from triptych.data.spec import SourceSpec
 from triptych.errors import CheckpointError, RecipeError
 from triptych.inference.engine import load_engine
 from triptych.inference.sampling import SamplingSpec
+from triptych.model.spec import ModelSpec
 from triptych.recipe import Recipe, load_recipe, save_recipe
+from triptych.towers import SmallTower
 from triptych.training.run import check_new, train
 
 
@@ -62,9 +64,21 @@ def test_epochs_become_steps(tmp_path: Path) -> None:
     assert state["loader"]["epoch"] in (1, 2)
 
 
+def two_towers() -> ModelSpec:
+    """The tiny model, with a second tower of another size, grid and width."""
+    spec = model_spec()
+    second = SmallTower(size=12, patch=4, hidden=8, depth=1, heads=2)
+    return spec.model_copy(update={"towers": (*spec.towers, second)})
+
+
 def test_cached_features_train_to_the_same_loss(tmp_path: Path) -> None:
     plain, cached = (
-        recipe(tmp_path / name, (stage(steps=3),), data={"cache_features": name == "cached"})
+        recipe(
+            tmp_path / name,
+            (stage(steps=3),),
+            data={"cache_features": name == "cached"},
+            model=two_towers(),
+        )
         for name in ("plain", "cached")
     )
     for made in (plain, cached):
@@ -80,6 +94,16 @@ def test_features_of_towers_that_train_cannot_be_cached(tmp_path: Path) -> None:
     )
     with pytest.raises(RecipeError, match="stage 'later' trains the towers"):
         run_recipe(made)
+
+
+def test_one_tower_trains_and_the_other_stays(tmp_path: Path) -> None:
+    train = {"towers": [False, 1e-3], "connector": False, "new_tokens": False}
+    made = recipe(tmp_path, (stage(train=train),), model=two_towers(), run={"tower_tiles": 1})
+    model = run_recipe(made)
+    before = load_file(made.run.folder / "start" / "model.safetensors")
+    after = load_file(model / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith("towers.1.")}
 
 
 def test_bf16_keeps_frozen_weights_to_the_bit(tmp_path: Path) -> None:

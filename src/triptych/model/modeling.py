@@ -227,15 +227,10 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             SpanError: placeholders and images do not match.
         """
+        images = Images(
+            pixel_values, tile_features, tiles_per_image, images_per_sample, patch_mask, tile_index
+        )
         if inputs_embeds is None:
-            images = Images(
-                pixel_values,
-                tile_features,
-                tiles_per_image,
-                images_per_sample,
-                patch_mask,
-                tile_index,
-            )
             inputs_embeds = self.embed(cast(Tensor, input_ids), images)
         if position_ids is None and past_key_values is None and attention_mask is not None:
             position_ids = _count_positions(attention_mask)
