@@ -1,7 +1,6 @@
 """The inference room with an attention rule of our own: shared stems and kept caches."""
 
 from tests.model.tiny import TEXTS, picture, tiny_spec, turn
-from transformers import DynamicCache
 
 from triptych.inference.conversation import Conversation
 from triptych.inference.engine import Engine
@@ -37,7 +36,7 @@ def test_a_kept_cache_gives_the_same_answers() -> None:
         conversation = Conversation(engine)
         conversation.reply("what color?", [picture(0)], sampling)
         if forgets:
-            conversation._cache, conversation._cached = DynamicCache(), 0
+            conversation._kept.clear()
         answers.append(conversation.reply("and here", [picture(1)], sampling).text)
         conversation.undo()
         answers.append(conversation.reply("and here", [picture(1)], sampling).text)

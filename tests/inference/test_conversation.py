@@ -94,8 +94,7 @@ def test_generated_tokens_are_kept_where_their_text_encodes_otherwise(engine: En
     assert letters != merged
     talk.ids = talk.ids[: first.prompt_tokens] + letters
     first.stream.ids[:] = letters
-    talk._cache.crop(-(talk.cached_tokens - first.prompt_tokens))
-    talk._cached = first.prompt_tokens
+    talk._kept.crop(first.prompt_tokens)
     assert first.answer.text == "yes"
     talk.ask("why?")
     fresh = engine.processor.encode(talk.messages()[:-1], [], add_generation_prompt=True).input_ids
@@ -143,7 +142,7 @@ def test_undo_equals_never_having_asked(engine: Engine, pictures: list[Path]) ->
     assert talk.ids == other.ids
     assert talk.cached_tokens <= len(talk.ids)
     assert talk.reply("and this?", pictures[3:]) == other.reply("and this?", pictures[3:])
-    torch.testing.assert_close(talk._cache.layers[0].keys, other._cache.layers[0].keys)
+    torch.testing.assert_close(talk._kept._cache.layers[0].keys, other._kept._cache.layers[0].keys)
 
 
 def test_undo_to_the_start_and_clear_equal_a_fresh_conversation(

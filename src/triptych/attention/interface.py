@@ -9,7 +9,7 @@ Shape suffixes: B batch, H heads, Hk key heads, Q queries, K keys, D head width.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from triptych.attention.kernels.blocked import blocked_attention
 from triptych.attention.kernels.dense import dense_attention
 from triptych.attention.kernels.packed import packed_attention
 from triptych.attention.layout import AttentionLayout, plan_attention
+from triptych.attention.rotation import Rotation
 from triptych.attention.rules import Rule
 from triptych.errors import RecipeError
 
@@ -61,6 +62,7 @@ def attention_forward(
     document_ids: Tensor | None = None,
     image_ids: Tensor | None = None,
     token_places: Tensor | None = None,
+    late_rotation: Rotation | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> Output:
@@ -80,6 +82,8 @@ def attention_forward(
         document_ids: (B, K), see ``plan_attention``.
         image_ids: (B, K), see ``plan_attention``.
         token_places: (B, K), see ``plan_attention``.
+        late_rotation: of the S = Q = K tokens, when queries and keys come without theirs, so that a
+            cache holds keys before rotation.
         sliding_window: refused when it would hide a key.
         kwargs: what else the layer passes.
 
@@ -106,6 +110,9 @@ def attention_forward(
         )
     _check(layout, query, key, attention_mask, dropout, sliding_window, kwargs)
     key, value = key[:, :, : layout.keys], value[:, :, : layout.keys]
+    if late_rotation is not None:
+        place = cast(int, module.layer_idx)
+        query, key = late_rotation.apply(place, query), late_rotation.apply(place, key)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layout.plain:
         out, _ = sdpa_attention_forward(module, query, key, value, None, scaling=scale)

@@ -121,8 +121,10 @@ def plan_attention(
 
 def _check_whole_images(tokens: Tokens, queries: int) -> None:
     """Refuse images that began before the queries and go on among them."""
+    first = tokens.kinds.shape[1] - queries
+    if not bool(tokens.image[:, first:].any()):
+        return
     names = torch.stack([tokens.documents, tokens.images], -1)
-    first = names.shape[1] - queries
     for row, (name, image) in enumerate(zip(names, tokens.image, strict=True)):
         cached, asking = name[:first][image[:first]], name[first:][image[first:]]
         if set(map(tuple, cached.tolist())) & set(map(tuple, asking.tolist())):

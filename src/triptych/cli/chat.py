@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from triptych.cli.files import append_line
 from triptych.errors import TriptychError
 from triptych.inference import Conversation, SamplingSpec, load_engine
+from triptych.inference.reuse import statistics
 from triptych.inference.vision import Picture
 
 HELP = """\
@@ -24,6 +25,7 @@ HELP = """\
 /images         list the images with the numbers that texts refer to them by
 /undo           take back images not sent yet, else the last round
 /clear          begin anew
+/stats          tokens run and reused, and the state of the image cache
 /save FILE      append the conversation to a jsonl file, as a record
 /help           this list
 /quit           leave (also Ctrl-D)
@@ -52,6 +54,13 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids repetition.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends an answer.")] = None,
+    image_cache_mb: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Memory for images computed once; 0 is none; default: 1024 if the model can.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
 ) -> None:
     """Talk with a model about images, in rounds; with --prompt, ask once and leave."""
@@ -67,7 +76,7 @@ def chat(
         stop=tuple(stop or ()),
     )
     disable_progress_bar()
-    engine = load_engine(model, device=device)
+    engine = load_engine(model, device=device, image_cache_mb=image_cache_mb)
     talk = Conversation(engine, system, sampling, drop_oldest)
     images = list(image or [])
     if prompt is None:
@@ -89,6 +98,8 @@ def ask_once(talk: Conversation, prompt: str, images: list[Path]) -> dict[str, A
         "answer": answer.text,
         "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens,
+        "prefilled_tokens": talk.rounds[-1].prefilled_tokens,
+        "reused_tokens": talk.rounds[-1].reused_tokens,
         "answer_tokens": len(answer.tokens),
         "images": [
             {
@@ -99,6 +110,7 @@ def ask_once(talk: Conversation, prompt: str, images: list[Path]) -> dict[str, A
             }
             for one in talk.images
         ],
+        "image_cache": statistics(talk.engine.reuse, talk.engine.no_reuse),
         "seconds": round(seconds, 4),
     }
 
@@ -120,6 +132,7 @@ class Session:
             "/images": self._list,
             "/undo": self._undo,
             "/clear": self._clear,
+            "/stats": self._stats,
             "/save": self._save,
             "/help": lambda _: self._say(HELP),
         }
@@ -246,6 +259,18 @@ class Session:
         self.talk.clear()
         self.pending = []
         self._say("a new conversation")
+
+    def _stats(self, _: str) -> None:
+        engine = self.talk.engine
+        if self.talk.rounds:
+            last = self.talk.rounds[-1]
+            self._say(
+                f"this round: {last.prefilled_tokens} tokens run before the answer, "
+                f"{last.reused_tokens} visual tokens reused"
+            )
+        self._say(f"in all: {engine.tokens_run} run, {engine.tokens_reused} reused")
+        state = statistics(engine.reuse, engine.no_reuse)
+        self._say("image cache: " + ", ".join(f"{name} {value}" for name, value in state.items()))
 
     def _save(self, rest: str) -> None:
         try:

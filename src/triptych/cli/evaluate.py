@@ -50,6 +50,13 @@ def evaluate(
         typer.Option(help="Folder of the report; default: MODEL/evaluation/NAME_OF_DATA."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    image_cache_mb: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Memory for images computed once; 0 is none; default: 1024 if the model can.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
 ) -> None:
     """Score a model: greedy answers, exact match, by category, beside the blind baseline."""
@@ -67,7 +74,9 @@ def evaluate(
     )
     records = _read(data, reader, images, limit)
     disable_progress_bar()
-    engine = load_engine(model, device=device, batch_tokens=batch_tokens)
+    engine = load_engine(
+        model, device=device, batch_tokens=batch_tokens, image_cache_mb=image_cache_mb
+    )
     with _progress() as report:
         evaluation = evaluate_records(engine, records, spec, report)
     folder = out or model / "evaluation" / data.stem

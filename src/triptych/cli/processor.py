@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from triptych.errors import TriptychError
-from triptych.inference.engine import find_model
+from triptych.inference.folder import find_model
 from triptych.model.build import initialise, load_processor
 from triptych.model.processing import TriptychProcessor
 from triptych.recipe import load_recipe

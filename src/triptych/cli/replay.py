@@ -45,6 +45,13 @@ def replay(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead.")] = False,
+    image_cache_mb: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Memory for images computed once; 0 is none; default: 1024 if the model can.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
 ) -> None:
     """Hold the conversation of a record with a model, and show the right answers beside its own.
@@ -54,7 +61,7 @@ def replay(
     record = find_record(open_reader(data, reader), data, index, images)
     turns = turns_of(record)
     disable_progress_bar()
-    engine = load_engine(model, device=device)
+    engine = load_engine(model, device=device, image_cache_mb=image_cache_mb)
     talk = Conversation(engine, system_of(record), SamplingSpec(max_new_tokens=max_new_tokens))
     exchanges = list(hold(talk, turns))
     if as_json:

@@ -6,20 +6,20 @@ first of them. Whatever interrupts a stream, the next round runs what the cache 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from triptych.errors import ContextError, DataError
 from triptych.images.decode import ImageInput
 from triptych.inference.engine import Engine
+from triptych.inference.kept import KeptCache
 from triptych.inference.portable import portable
 from triptych.inference.requests import Answer, FinishReason, Message
 from triptych.inference.sampling import Sampler, SamplingSpec
 from triptych.inference.text import TextStream
-from triptych.inference.vision import Picture, image_inputs
+from triptych.inference.vision import Picture
 from triptych.model.processing import image_sources
 from triptych.model.prompt import Prompt
 
@@ -35,6 +35,8 @@ class Round:
         prompt_tokens: tokens of the conversation when its answer began.
         stream: the answer as far as it has been generated.
         finish_reason: why the answer ended; "interrupted" while it has not.
+        prefilled_tokens: tokens that went through the language model before the answer began.
+        reused_tokens: visual tokens whose keys and values were known from elsewhere.
     """
 
     user: Message
@@ -43,6 +45,8 @@ class Round:
     prompt_tokens: int
     stream: TextStream
     finish_reason: FinishReason = "interrupted"
+    prefilled_tokens: int = 0
+    reused_tokens: int = 0
 
     @property
     def answer(self) -> Answer:
@@ -92,8 +96,7 @@ class Conversation:
         self.dropped = 0
         self.ids: list[int] = []
         self._spans: list[tuple[int, int]] = []
-        self._cache = DynamicCache()
-        self._cached = 0
+        self._kept = KeptCache(self.engine)
 
     @property
     def images(self) -> list[NumberedImage]:
@@ -105,7 +108,7 @@ class Conversation:
     @property
     def cached_tokens(self) -> int:
         """Tokens whose keys and values are in the cache."""
-        return self._cached
+        return self._kept.tokens
 
     def messages(self) -> list[Message]:
         """The conversation in the chat-completions shape."""
@@ -132,7 +135,7 @@ class Conversation:
         user = _user_message(content, images)
         pictures = self.engine.vision.look_all(image_sources([user]))
         plan = self._fit(user, pictures, spec)
-        self.engine.vision.features(pictures)
+        self.engine.read_images(pictures)
         current = self._open(plan, user, pictures, spec)
         return self._stream(current, spec)
 
@@ -154,9 +157,7 @@ class Conversation:
         last = self.rounds.pop()
         self.ids = self.ids[: last.start]
         self._spans = self._spans[: len(self._spans) - len(last.pictures)]
-        if self._cached > last.start:
-            self._cache.crop(last.start - self._cached)
-            self._cached = last.start
+        self._kept.crop(last.start)
         if not self.rounds:
             self._forget()
         return True
@@ -257,6 +258,10 @@ class Conversation:
             if not self.rounds or self.rounds[-1] is not current:
                 return
             logits = self._run()
+            if not current.stream.ids and self._kept.latest is not None:
+                current.prefilled_tokens = self._kept.latest.tokens_run
+                current.reused_tokens = self._kept.latest.tokens_reused
+                self.engine.count(self._kept.latest)
             sequence = torch.tensor([self.ids], device=logits.device)
             token = int(sampler(sequence, logits))
             if token in self.engine.stop_ids:
@@ -278,40 +283,14 @@ class Conversation:
 
     def _run(self) -> Tensor:
         """Run the tokens the cache lacks; return the logits (1, vocabulary) of the next one."""
-        model, first, total = self.engine.model, self._cached, len(self.ids)
         pictures = [picture for one in self.rounds for picture in one.pictures]
-        unseen = [
-            picture
-            for (start, _), picture in zip(self._spans, pictures, strict=True)
-            if start >= first
-        ]
-        complete = False
-        try:
-            with self.engine.evaluating(), torch.no_grad():
-                output = model(
-                    input_ids=torch.tensor([self.ids[first:]], device=model.device),
-                    attention_mask=torch.ones(1, total, dtype=torch.long, device=model.device),
-                    token_kinds=model.find_token_kinds(
-                        torch.tensor([self.ids], device=model.device)
-                    ),
-                    position_ids=torch.arange(first, total, device=model.device)[None],
-                    past_key_values=self._cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                    **image_inputs([self.engine.vision.features(unseen)], model.device),
-                )
-            complete = True
-        finally:
-            if not complete:  # some layers may have taken the tokens and others not
-                self._cache, self._cached = DynamicCache(), 0
-        self._cached = total
-        return cast(Tensor, output.logits)[:, -1]
+        images = list(zip(self._spans, pictures, strict=True))
+        return self._kept.run(self.ids, images)
 
     def _forget(self) -> None:
         self.ids = []
         self._spans = []
-        self._cache = DynamicCache()
-        self._cached = 0
+        self._kept.clear()
 
 
 def _user_message(content: str | Sequence[dict[str, Any]], images: Sequence[ImageInput]) -> Message:

@@ -10,16 +10,23 @@ from typing import Any
 
 import torch
 
-from triptych.errors import CheckpointError, ContextError
+from triptych.attention import ImageCache
+from triptych.errors import ContextError, RecipeError
 from triptych.inference.branching import decode_branches
+from triptych.inference.folder import find_model
+from triptych.inference.growing import GrowingCache
+from triptych.inference.prefill import Known, Part, Prefiller, Step
 from triptych.inference.requests import Answer, Message, Request
+from triptych.inference.reuse import ImageReuse
 from triptych.inference.sampling import SamplingSpec
 from triptych.inference.stems import batch_stems, plan_stems
 from triptych.inference.text import clean, cut_at_stop, decode
-from triptych.inference.vision import VisionCache, image_inputs
+from triptych.inference.vision import Picture, VisionCache
 from triptych.model.build import load_pretrained
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.model.processing import TriptychProcessor, image_sources
+
+_IMAGE_CACHE_BYTES = 2**30
 
 
 class Engine:
@@ -29,6 +36,18 @@ class Engine:
         model: a model, put into evaluation mode while it answers.
         processor: its processor.
         batch_tokens: padded tokens of a batch, answers included; bounds the memory of the cache.
+        image_cache: where keys and values of images are kept, and may be shared by engines; True
+            makes one of 1 GiB where the model allows it, False is without.
+
+    Attributes:
+        reuse: the images that are known, or None without an image cache.
+        no_reuse: why the model has no image cache, where it was left to the model.
+        tokens_run: prompt tokens that went through the language model so far.
+        tokens_reused: visual tokens that were taken from the image cache instead.
+
+    Raises:
+        RecipeError: an image cache is given, but an image of this model depends on what stands
+            around it.
     """
 
     def __init__(
@@ -37,11 +56,17 @@ class Engine:
         processor: TriptychProcessor,
         *,
         batch_tokens: int = 16384,
+        image_cache: ImageCache | bool = True,
     ) -> None:
         self.model = model
         self.processor = processor
         self.batch_tokens = batch_tokens
         self.vision = VisionCache(model, processor)
+        self.no_reuse = ""
+        self.reuse = self._open_cache(image_cache)
+        self.prefiller = Prefiller(model, self.vision, self.reuse, processor.pad_token_id)
+        self.tokens_run = 0
+        self.tokens_reused = 0
         self._text_config: dict[str, Any] = model.config.get_text_config().to_dict()
         self.stop_ids = self._find_stop_ids()
 
@@ -172,6 +197,35 @@ class Engine:
         stopped = bool(ends) or cut_at_stop(decoded, spec.stop)[1]
         return Answer(text, own, prompt_tokens, "stop" if stopped else "length")
 
+    def read_images(self, pictures: Sequence[Picture]) -> None:
+        """Make sure that a pass over these images will find their pixels.
+
+        Raises:
+            ImageError: an image cannot be decoded.
+        """
+        if self.reuse is None:
+            self.vision.features(pictures)
+        else:
+            self.reuse.read(pictures)
+
+    def count(self, step: Step) -> None:
+        """Add up what a pass over prompt tokens ran and reused."""
+        self.tokens_run += step.tokens_run
+        self.tokens_reused += step.tokens_reused
+
+    def _open_cache(self, wanted: ImageCache | bool) -> ImageReuse | None:
+        if wanted is False:
+            return None
+        cache = ImageCache(_IMAGE_CACHE_BYTES) if wanted is True else wanted
+        try:
+            with self.evaluating():
+                return ImageReuse(self.model, self.processor, self.vision, cache)
+        except RecipeError as error:
+            if wanted is not True:
+                raise
+            self.no_reuse = str(error)
+            return None
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Switch the model to evaluation mode, and back to what it was."""
@@ -210,20 +264,20 @@ class Engine:
 
     def _generate(self, requests: Sequence[Request], spec: SamplingSpec) -> list[list[int]]:
         device = self.model.device
-        prompts = [request.prompt for request in requests]
-        batch = self.processor.collate(prompts, [[] for _ in prompts], padding_side="left")
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        features = iter(self.vision.features([one for r in requests for one in r.pictures]))
-        images = [[next(features) for _ in request.pictures] for request in requests]
+        cache = GrowingCache()
+        parts = [Part(request.prompt.input_ids, 0, request.pictures) for request in requests]
+        step = self.prefiller.prepare(parts, cache, Known.nothing(len(parts), device))
+        inputs = step.whole()
         with _seeded(spec, device):
             output = self.model.generate(
-                **{name: tensor.to(device) for name, tensor in inputs.items()},
-                **image_inputs(images, device),
+                **inputs,
+                past_key_values=cache,
                 generation_config=spec.generation_config(
                     self.stop_ids, self.processor.pad_token_id
                 ),
                 tokenizer=self.processor.tokenizer if spec.stop else None,
             )
+        self.count(step)
         rows: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
         return rows
 
@@ -235,15 +289,16 @@ class Engine:
         limit = max(1, self.batch_tokens // max(lengths, default=1))
         stems = plan_stems([request.key(numbers) for request in requests], limit=limit)
         for batch in batch_stems(stems, lengths, self.batch_tokens):
-            yield decode_branches(
-                self.model,
-                self.vision,
+            tokens, steps = decode_branches(
+                self.prefiller,
                 requests,
                 batch,
                 stop_ids=self.stop_ids,
                 max_new_tokens=spec.max_new_tokens,
-                pad_id=self.processor.pad_token_id,
             )
+            for step in steps:
+                self.count(step)
+            yield tokens
 
 
 def load_engine(
@@ -252,6 +307,7 @@ def load_engine(
     device: str | None = None,
     dtype: torch.dtype | None = None,
     batch_tokens: int = 16384,
+    image_cache_mb: int | None = None,
 ) -> Engine:
     """Open a trained model.
 
@@ -261,38 +317,19 @@ def load_engine(
         device: such as "cuda:0"; the first GPU, else the CPU, when left out.
         dtype: number type of the weights; as saved when left out.
         batch_tokens: see ``Engine``.
+        image_cache_mb: memory for images that are computed once, 0 for none; when left out, 1024
+            where the model allows it.
 
     Raises:
+        RecipeError: the model's images cannot be reused, but memory for them is given.
         CheckpointError: neither was found; the message says what was looked for.
     """
     model, processor = load_pretrained(find_model(path))
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device=torch.device(chosen), dtype=dtype or model.dtype)
     model.eval()
-    return Engine(model, processor, batch_tokens=batch_tokens)
-
-
-def find_model(path: str | Path) -> Path:
-    """The model folder that ``path`` names, itself or inside a run folder.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    folder = Path(path)
-    candidates = (folder, folder / "model")
-    for candidate in candidates:
-        if (candidate / "config.json").is_file():
-            return candidate
-    looked = " and ".join(str(candidate / "config.json") for candidate in candidates)
-    if not folder.exists():
-        state = "does not exist"
-    elif folder.is_file():
-        state = "is a file"
-    elif (folder / "checkpoints").is_dir():
-        state = "is a run that has not finished: resume it (triptych train --resume)"
-    else:
-        state = "is neither a model folder nor a run folder"
-    raise CheckpointError(f"{folder} {state}; looked for {looked}")
+    cache = image_cache_mb is None if not image_cache_mb else ImageCache(image_cache_mb * 10**6)
+    return Engine(model, processor, batch_tokens=batch_tokens, image_cache=cache)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 Shape suffixes: B batch, Q queries, K keys, cached ones included.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +70,7 @@ class RuleArguments:
             queries,
             document_ids=given.documents,
             image_ids=given.images if self.rule.image_scope == "image" else None,
+            token_places=given.places,
         )
         return {"attention_layout": layout}
 
@@ -83,21 +83,21 @@ class TokenInputs:
         kinds: 0 padding, 1 text, 2 image.
         documents: documents of a packed row do not see each other.
         images: image of each visual token.
+        places: the order of the tokens where they do not stand in it.
     """
 
     kinds: Tensor | None
     documents: Tensor | None
     images: Tensor | None
+    places: Tensor | None
 
-    def complete(
-        self, whole: Callable[[], Tensor], tokens_per_image: Tensor | None
-    ) -> "TokenInputs":
-        """Fill in kinds and images where the whole sequence is at hand."""
-        kinds = whole() if self.kinds is None else self.kinds
+    def complete(self, whole: Tensor, tokens_per_image: Tensor | None) -> "TokenInputs":
+        """Fill in kinds and images where ``whole``, the kinds of all tokens, is at hand."""
+        kinds = whole if self.kinds is None else self.kinds
         images = self.images
         if images is None and tokens_per_image is not None:
             images = number_images(kinds, tokens_per_image)
-        return TokenInputs(kinds, self.documents, images)
+        return TokenInputs(kinds, self.documents, images, self.places)
 
 
 def find_kinds(input_ids: Tensor, attention_mask: Tensor | None, image_token_id: int) -> Tensor:
@@ -127,14 +127,16 @@ def number_images(kinds: Tensor, tokens_per_image: Tensor) -> Tensor:
 
 
 def grow_tokens(arguments: dict[str, Any], count: int) -> dict[str, Any]:
-    """Append ``count`` generated tokens to the kinds, documents and images among arguments."""
+    """Append ``count`` generated tokens to what is known of all tokens among arguments."""
     grown = dict(arguments)
-    for name in ("token_kinds", "document_ids", "image_ids"):
+    for name in ("token_kinds", "document_ids", "image_ids", "token_places"):
         values = arguments.get(name)
         if values is None:
             continue
         added = values[:, -1:].expand(-1, count)
-        if name != "document_ids":
+        if name == "token_places":
+            added = added + torch.arange(1, count + 1, device=added.device)
+        elif name != "document_ids":
             added = torch.full_like(added, Kind.TEXT if name == "token_kinds" else 0)
         grown[name] = torch.cat([values, added], 1)
     return grown

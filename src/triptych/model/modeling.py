@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from triptych.attention import Rule
 from triptych.fusion.splice import splice
 from triptych.language.head import VocabularyHead, cross_entropy, supervised
 from triptych.model.attention import RuleArguments, TokenInputs, find_kinds, grow_tokens
@@ -94,6 +95,11 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model = language_model
         self._head = VocabularyHead(text.to_dict())
         self.post_init()
+
+    @property
+    def attention_rule(self) -> Rule:
+        """The attention rule."""
+        return self._attention.rule
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave the weights as each part made them at its construction."""
@@ -193,6 +199,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         token_kinds: Tensor | None = None,
         document_ids: Tensor | None = None,
         image_ids: Tensor | None = None,
+        token_places: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -219,6 +226,8 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 by the caller; see ``token_kinds``.
             document_ids: (B, K) for those rules; documents of a packed row do not see each other.
             image_ids: (B, K) for those rules; default: counted from the images given.
+            token_places: (B, K) for those rules; the order of the tokens where the cached ones do
+                not stand in it.
             labels: (B, S), not shifted, -100 outside the loss.
             num_items_in_batch: divisor of the summed loss; default: the supervised tokens here.
             logits_to_keep: without labels, how many last positions (or which) get logits.
@@ -234,15 +243,10 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds = self.embed(cast(Tensor, input_ids), images)
         if position_ids is None and past_key_values is None and attention_mask is not None:
             position_ids = _count_positions(attention_mask)
-        tokens = TokenInputs(token_kinds, document_ids, image_ids)
-        if input_ids is not None and (
-            past_key_values is None or not past_key_values.get_seq_length()
-        ):
-            ids, mask = input_ids, attention_mask
-            tokens = tokens.complete(
-                lambda: self.find_token_kinds(ids, mask),
-                tokens_per_image(tiles_per_image, self.layout),
-            )
+        tokens = TokenInputs(token_kinds, document_ids, image_ids, token_places)
+        if input_ids is not None and _begins(past_key_values):
+            kinds = self.find_token_kinds(input_ids, attention_mask)
+            tokens = tokens.complete(kinds, tokens_per_image(tiles_per_image, self.layout))
         kwargs |= self._attention.prepare(
             self.language_model, tokens, inputs_embeds.shape[1], past_key_values
         )
@@ -322,6 +326,11 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             expand_size, is_encoder_decoder, input_ids, **kwargs
         )
         return expanded, kwargs | repeat_images(images, rows, expand_size)
+
+
+def _begins(cache: Cache | None) -> bool:
+    """Whether the tokens given are the first."""
+    return cache is None or not cache.get_seq_length()
 
 
 def _count_positions(attention_mask: Tensor) -> Tensor | None:

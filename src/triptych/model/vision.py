@@ -162,7 +162,7 @@ def tokens_per_image(tiles_per_image: Tensor | None, layout: TileLayout) -> Tens
     if tiles_per_image is None:
         return None
     counts = [layout.tokens_of(count) for count in tiles_per_image.tolist()]
-    return torch.tensor(counts, device=tiles_per_image.device)
+    return torch.tensor(counts, dtype=torch.long, device=tiles_per_image.device)
 
 
 def repeat_images(

@@ -1,0 +1,28 @@
+"""Where a trained model lies."""
+
+from pathlib import Path
+
+from triptych.errors import CheckpointError
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder that ``path`` names, itself or inside a run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    folder = Path(path)
+    candidates = (folder, folder / "model")
+    for candidate in candidates:
+        if (candidate / "config.json").is_file():
+            return candidate
+    looked = " and ".join(str(candidate / "config.json") for candidate in candidates)
+    if not folder.exists():
+        state = "does not exist"
+    elif folder.is_file():
+        state = "is a file"
+    elif (folder / "checkpoints").is_dir():
+        state = "is a run that has not finished: resume it (triptych train --resume)"
+    else:
+        state = "is neither a model folder nor a run folder"
+    raise CheckpointError(f"{folder} {state}; looked for {looked}")
