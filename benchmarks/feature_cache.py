@@ -169,7 +169,7 @@ def show(rows: list[Row]) -> None:
             f"{row.ratio:.0f}x",
             "never" if row.pays_from_epoch is None else str(row.pays_from_epoch),
             f"{row.kib:.0f}",
-            f"{row.disk_needed_mb_s:.0f} MB/s",
+            f"{row.disk_needed_mb_s:.1f} MB/s",
         )
     Console().print(table)
 

@@ -23,6 +23,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from triptych.errors import RecipeError
 from triptych.images import FixedTiling, crop_tiles, plan_tiles
 from triptych.towers import Tower, TransformersTower
 
@@ -103,6 +104,31 @@ def test_tapped_states_equal_hidden_states(name: str, layer: int) -> None:
     prefix = hidden.shape[1] - spec.layout.tokens
     assert prefix == {"dinov2_with_registers": 5, "dinov3_vit": 5}.get(name, name not in NO_PREFIX)
     torch.testing.assert_close(tower.encode(pixels), hidden[:, prefix:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["siglip_vision_model", "dinov2", "dinov3_vit", "convnextv2"])
+def test_with_its_norm_a_tower_gives_the_last_hidden_state(tmp_path: Path, name: str) -> None:
+    full = AutoModel.from_config(AutoConfig.for_model(**TINY[name])).eval()
+    norm_name = {"siglip_vision_model": "post_layernorm", "dinov3_vit": "norm"}
+    norm = full.get_submodule(norm_name.get(name, "layernorm"))
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    full.save_pretrained(tmp_path)
+    spec = TransformersTower(source=str(tmp_path), norm=True).resolve()
+    tower = spec.build().eval()
+    spec.load(tower)
+    pixels = torch.randn(2, 3, spec.tile_size, spec.tile_size)
+    expected = full(pixels).last_hidden_state
+    if expected.ndim == 4:
+        expected = norm(expected.flatten(2).transpose(1, 2))
+    prefix = expected.shape[1] - spec.layout.tokens
+    torch.testing.assert_close(tower.encode(pixels), expected[:, prefix:], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("dinov2", -2), ("efficientnet", -1)])
+def test_a_norm_needs_the_last_layer(name: str, layer: int) -> None:
+    with pytest.raises(RecipeError, match="norm belongs to the last layer"):
+        TransformersTower(config=TINY[name], layer=layer, norm=True).resolve()
 
 
 def patched(pixels: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor]:

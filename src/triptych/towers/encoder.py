@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from triptych.errors import CheckpointError, RecipeError
 from triptych.images.layout import TileLayout
@@ -32,6 +32,10 @@ class TransformersTower(TowerSpecBase):
     layer: int = -1
     """Index of the hidden state that is used, 0 being the embeddings and -2 the last but one
     layer; for ConvNeXt the index of the stage."""
+
+    norm: bool = False
+    """Pass the tokens of the last layer through the encoder's own last norm, as SigLIP and DINOv2
+    do themselves; LLaVA taps CLIP without it."""
 
     cls: Literal["drop", "keep"] = "drop"
     """Whether the CLS token stays before the patches; registers are always dropped."""
@@ -91,14 +95,16 @@ class TransformersTower(TowerSpecBase):
             weights = read_weights(self.source, self._family.full_config(self._config))
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self._where}: weights cannot be loaded: {error}") from None
-        needed = tower.encoder.state_dict().keys()
-        missing = sorted(needed - weights.keys())
+        needed = {f"encoder.{key}": key for key in tower.encoder.state_dict()}
+        if tower.norm is not None:
+            needed |= {f"norm.{k}": f"{self._family.last_norm}.{k}" for k in ("weight", "bias")}
+        missing = sorted(set(needed.values()) - weights.keys())
         if missing:
             raise CheckpointError(
                 f"{self._where}: {len(missing)} of {len(needed)} weights are not in the "
                 f"checkpoint, first {missing[0]}"
             )
-        tower.encoder.load_state_dict({key: weights[key] for key in needed})
+        tower.load_state_dict({own: weights[key] for own, key in needed.items()})
 
     @property
     def layout(self) -> TileLayout:
@@ -146,6 +152,13 @@ class TransformersTower(TowerSpecBase):
 
     def _check(self, family: Family) -> None:
         family.cut(self._config, self.tap)
+        has_norm = "layer_norm_eps" in self._config
+        if self.norm and (not has_norm or self.tap < family.depth(self._config)):
+            found = f"tapped at {self.layer}" if has_norm else "without one"
+            raise RecipeError(
+                f"{self._where}: norm belongs to the last layer (layer: -1), but "
+                f"{family.model_type} is {found}"
+            )
         if self.cls == "keep" and not family.has_cls:
             raise RecipeError(f"{self._where}: {family.model_type} has no CLS token to keep")
         if self.layout.rows < 1:
@@ -169,9 +182,13 @@ class EncoderTower(Tower):
         self.prefix = self.family.prefix(config)
         self.convolutional = self.family.convolutional
         self.encoder = self.family.build(config, spec.tap)
+        eps = config["layer_norm_eps"] if spec.norm else 0.0
+        self.norm = nn.LayerNorm(self.width, eps=eps) if spec.norm else None
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (T, 3, size, size) into tokens (T, P, D)."""
         tokens = self.family.run(self.encoder, pixels)
+        if self.norm is not None:
+            tokens = self.norm(tokens)
         patches = tokens[:, self.prefix :]
         return torch.cat([tokens[:, :1], patches], dim=1) if self.layout.prefix else patches

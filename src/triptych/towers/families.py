@@ -77,6 +77,11 @@ class Family(ABC):
         """Whether most of the work is convolutions."""
         return False
 
+    @property
+    def last_norm(self) -> str:
+        """Name of the LayerNorm behind the last layer, where the config has a layer_norm_eps."""
+        return "layernorm"
+
     def default_size(self, config: Config) -> int:
         """Side in pixels that the encoder was made for."""
         return square(config["image_size"], "image_size")
@@ -123,6 +128,11 @@ class PatchFamily(Family):
     def has_cls(self) -> bool:
         """Whether the first token is a CLS."""
         return self.cls
+
+    @property
+    def last_norm(self) -> str:
+        """Name of the LayerNorm behind the last block."""
+        return self.norm
 
     def prefix(self, config: Config) -> int:
         """CLS and registers."""
