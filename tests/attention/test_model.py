@@ -286,5 +286,6 @@ def test_what_would_break_the_rule_is_refused() -> None:
         make(attention="causal", scope="image")
     causal, processor = tiny_model()
     batch = inputs(processor, SHORT)
-    with pytest.raises(RecipeError, match="document_ids need attention"):
-        causal(**batch, document_ids=torch.zeros_like(batch["input_ids"]))
+    documents = torch.zeros_like(batch["input_ids"])
+    with pytest.raises(RecipeError, match=r"document_ids need attention .* over a cache"):
+        causal(**batch, document_ids=documents, past_key_values=DynamicCache())

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.tiny import answer, data_spec, paint, user
+from tests.data.tiny import answer, data_spec, many, paint, tiny_processor, user
 
-from triptych.data.encode import Encoder, RecordImageError
+from triptych.data.encode import Encoder, RecordImageError, SampleSize
+from triptych.data.readers import open_reader
 from triptych.data.schema import Record, parse_record
 from triptych.errors import DataError
 from triptych.images.plan import TilePlan
@@ -202,3 +203,17 @@ def test_a_bad_image_is_named_with_its_number(processor: TriptychProcessor, fold
             encoder(processor, folder).tiles(bad)
         assert name in str(caught.value)
         assert caught.value.image == name
+
+
+def test_the_size_pass_agrees_with_tokenising_each_record(
+    processor: TriptychProcessor, tmp_path: Path
+) -> None:
+    """Sizes and tokens from texts seen before equal those of a processor that remembers nothing."""
+    path = many(tmp_path, 60)
+    reader = open_reader(path)
+    quick, plain = Encoder(processor, data_spec(path)), tiny_processor()
+    for index in [*range(60), *range(0, 60, 7)]:
+        record = reader[index]
+        prompt = plain.encode(record.to_messages(), [(10, 12)] * len(record.images))
+        assert quick.size(record) == SampleSize(len(prompt), len(record.images), len(record.images))
+        assert quick.prompt(record) == prompt

@@ -30,7 +30,9 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     typer.echo(f"{recipe}: valid ({_summary(loaded)})")
     for table, sources in (("sources", loaded.data.sources), ("held_out", loaded.data.held_out)):
         for name, source in sources.items():
-            if not source.path.exists():
+            path = source.path
+            single = isinstance(path, Path) and not {"*", "{"} & set(str(path))
+            if single and not Path(path).exists():
                 typer.echo(f"note: data.{table}.{name} is not there yet: {source.path}")
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
+from triptych.data.blend import blend
 from triptych.data.encode import Encoder, RecordImageError
+from triptych.data.mixture import Amount
 from triptych.data.readers import open_reader
 from triptych.data.readers.base import Reader
 from triptych.data.schema import Record
@@ -46,6 +48,7 @@ class SourceReport:
     skipped: int
     tokens: int
     tiles: int
+    images: int
 
     def __str__(self) -> str:
         text = (
@@ -104,6 +107,10 @@ class Corpus:
         source, index = self.locate(sample)
         return source.reader.where(index)
 
+    def amounts(self) -> dict[str, Amount]:
+        """What one pass over each source is worth, for a mixture."""
+        return {r.name: Amount(r.kept, r.tokens, r.images) for r in self.reports}
+
     @property
     def reports(self) -> list[SourceReport]:
         """What became of the records, per source."""
@@ -124,7 +131,7 @@ def measure(
         DataError: for the first bad record when ``on_error`` is raise, and for a source of which
             no record is left.
     """
-    readers = {name: open_reader(s.path, s.reader, s.images) for name, s in specs.items()}
+    readers = open_sources(specs)
     counts = {
         name: min(len(readers[name]), s.limit or len(readers[name])) for name, s in specs.items()
     }
@@ -143,10 +150,24 @@ def measure(
     return Corpus(sources, skipped)
 
 
+def open_sources(specs: Mapping[str, SourceSpec]) -> dict[str, Reader]:
+    """Open the readers of all sources, blended where they say so.
+
+    Raises:
+        DataError: a file cannot be indexed, or a blend names an unknown source.
+    """
+    plain = {name: open_reader(s.path, s.reader, s.images, s.answers) for name, s in specs.items()}
+    return {
+        name: plain[name] if s.blend is None else blend(s.blend, plain[name], plain)
+        for name, s in specs.items()
+    }
+
+
 @dataclass(frozen=True)
 class _Size:
     tokens: int = 0
     tiles: int = 0
+    images: int = 0
     trimmed: bool = False
     skipped: Skipped | None = None
 
@@ -168,12 +189,12 @@ class _SizeChunks(Dataset[list[_Size]]):
 
     def _size(self, index: int) -> _Size:
         try:
-            sample = self.encoder.sample(self.reader[index])
+            size = self.encoder.size(self.reader[index])
         except DataError as error:
             return _Size(skipped=describe_error(error, self.reader.where(index)))
-        if sample is None:
+        if size is None:
             return _Size()
-        return _Size(len(sample.prompt.input_ids), sample.tiles, sample.trimmed > 0)
+        return _Size(size.tokens, size.tiles, size.images, size.trimmed > 0)
 
 
 def describe_error(error: DataError, where: str) -> Skipped:
@@ -215,5 +236,6 @@ def _source(name: str, reader: Reader, results: Sequence[_Size]) -> Source:
         skipped=skipped,
         tokens=int(table[:, 0].sum()),
         tiles=int(table[:, 1].sum()),
+        images=sum(size.images for size in results),
     )
     return Source(name, reader, kept, table[kept], report)

@@ -1,6 +1,6 @@
 """From a record to tokens and tiles: sizes from headers first, pixels only when asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,12 +14,14 @@ from triptych.data.spec import DataSpec
 from triptych.errors import DataError, ImageError
 from triptych.images.decode import image_size, open_image
 from triptych.model.processing import TriptychProcessor
-from triptych.model.prompt import Prompt
+from triptych.model.prompt import Prompt, Skeleton
 
 Tiles: TypeAlias = npt.NDArray[Any]
 T = TypeVar("T")
 
 SIZES_KEPT = 1 << 16
+# Tokens of the texts that are kept in memory: 64 MiB at the most.
+TOKENS_KEPT = 1 << 22
 
 
 class RecordImageError(ImageError):
@@ -49,10 +51,21 @@ class Sample:
     trimmed: int = 0
 
 
+@dataclass(frozen=True)
+class SampleSize:
+    """What a sample takes of the budgets, and the rounds that it lost to fit the context."""
+
+    tokens: int
+    tiles: int
+    images: int
+    trimmed: int = 0
+
+
 class Encoder:
     """Encodes records under the limits of a DataSpec.
 
-    It keeps nothing between records but the sizes of the images it has seen.
+    It keeps, up to a bound, the sizes of the images and the tokens of the texts it has seen:
+    questions about many images are often worded alike.
 
     Args:
         processor: the model's processor.
@@ -67,6 +80,9 @@ class Encoder:
         self.spec = spec
         self.features = features
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._costs: dict[tuple[int, int], tuple[int, int]] = {}
+        self._texts: dict[Hashable, Skeleton] = {}
+        self._tokens_kept = 0
 
     def prompt(self, record: Record) -> Prompt | None:
         """Tokens of a record, or None when it is over the context and the policy is drop."""
@@ -74,7 +90,7 @@ class Encoder:
         return None if sample is None else sample.prompt
 
     def sample(self, record: Record) -> Sample | None:
-        """Encode a record and apply the overflow policy.
+        """Encode a record and apply the overflow policy; preference data learns what was chosen.
 
         An image is never cut: ``trim_rounds`` removes whole rounds with their images, oldest
         first, and keeps system messages and the last round.
@@ -87,6 +103,7 @@ class Encoder:
                 supervised, or it does not fit and the policy is not ``drop``.
             RecordImageError: when the header of an image cannot be read.
         """
+        record = record.settled()
         wrong = role_errors(record.messages)
         if wrong:
             raise DataError(f"{record.where}: {wrong[0]}")
@@ -108,8 +125,24 @@ class Encoder:
                 "text and without 'loss': false" + (" is left after trimming" if trimmed else "")
             )
         kept = sizes[len(sizes) - len(record.images) :]
-        tiles = sum(self.processor.plan(width, height).tiles for width, height in kept)
+        tiles = sum(self._cost(size)[1] for size in kept)
         return Sample(record, prompt, tiles, trimmed)
+
+    def size(self, record: Record) -> SampleSize | None:
+        """The size of ``sample(record)`` without its tokens; None and errors as there."""
+        record = record.settled()
+        if not role_errors(record.messages):
+            sizes = [self._per_image(record, k, self._size) for k in range(len(record.images))]
+            skeleton = self._skeleton(record)
+            costs = [self._cost(size) for size in sizes]
+            tokens = skeleton.length([cost for cost, _ in costs])
+            if tokens <= self.spec.max_tokens and skeleton.teaches:
+                return SampleSize(tokens, sum(tiles for _, tiles in costs), len(costs))
+        sample = self.sample(record)
+        if sample is None:
+            return None
+        images = len(sample.record.images)
+        return SampleSize(len(sample.prompt), sample.tiles, images, sample.trimmed)
 
     def tiles(self, record: Record) -> list[Tiles]:
         """Tiles of each image of a record: uint8 (T, 3, S, S), or features (T, P, D) if cached.
@@ -120,10 +153,36 @@ class Encoder:
         return [self._per_image(record, k, self._pixels) for k in range(len(record.images))]
 
     def _encode(self, record: Record, sizes: list[tuple[int, int]]) -> Prompt:
+        return self._skeleton(record).expand([self._cost(size)[0] for size in sizes])
+
+    def _skeleton(self, record: Record) -> Skeleton:
+        key = record.wording_key
+        known = self._texts.get(key)
+        if known is not None:
+            return known
         try:
-            return self.processor.encode(record.to_messages(), sizes)
+            skeleton = self.processor.skeleton(record.wording())
         except DataError as error:
             raise DataError(f"{record.where}: {error}") from None
+        if len(skeleton.places) != len(record.images):
+            raise DataError(
+                f"{record.where}: the chat template shows {len(skeleton.places)} of the record's "
+                f"{len(record.images)} images"
+            )
+        self._tokens_kept += len(skeleton.ids)
+        if self._tokens_kept > TOKENS_KEPT:
+            self._texts.clear()
+            self._tokens_kept = len(skeleton.ids)
+        self._texts[key] = skeleton
+        return skeleton
+
+    def _cost(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Visual tokens and tiles of an image of this size."""
+        if size not in self._costs:
+            if len(self._costs) >= SIZES_KEPT:
+                self._costs.clear()
+            self._costs[size] = (self.processor.count(*size), self.processor.plan(*size).tiles)
+        return self._costs[size]
 
     def _trim(
         self, record: Record, sizes: list[tuple[int, int]], prompt: Prompt

@@ -136,7 +136,7 @@ class _Linter:
         self.report.records += 1
         where = records.where(index)
         try:
-            record = records[index]
+            record = records[index].settled()
         except DataError as error:
             self._add(where, "error", "record", str(error).removeprefix(f"{where}: "))
             return

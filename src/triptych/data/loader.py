@@ -1,19 +1,19 @@
 """The loader: optimizer steps of micro-batches, resumed to the sample."""
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from itertools import islice
 from math import ceil, floor
 from pathlib import Path
 from typing import NamedTuple
 
-from triptych.data.corpus import Corpus, Progress, Skipped, measure
+from triptych.data.corpus import Corpus, Progress, measure
 from triptych.data.encode import Encoder
 from triptych.data.features import FeatureCache
+from triptych.data.mixture import describe, resolve
 from triptych.data.plan import IntArray, check_budgets, join_sizes, plan_epoch, plan_once
 from triptych.data.prepare import Batch, Loaded, Preparer, empty_batch
+from triptych.data.quarantine import Quarantine
 from triptych.data.schema import ImagePart, Record
 from triptych.data.spec import DataSpec
 from triptych.data.workers import read_ahead
@@ -27,34 +27,6 @@ class LoaderState(NamedTuple):
     epoch: int
     batch: int
     step: int
-
-
-class Quarantine:
-    """Appends samples that were left out to quarantine.jsonl, each once."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self._seen: set[tuple[str, str | None]] = set()
-        if path is not None and path.exists():
-            for line in path.read_text("utf-8").splitlines():
-                # A killed run may have left its last line unfinished.
-                if line.endswith("}"):
-                    entry = json.loads(line)
-                    self._seen.add((entry["where"], entry["image"]))
-
-    def add(self, skipped: Skipped) -> None:
-        """Write one line, unless this sample was written before."""
-        key = (skipped.where, skipped.image)
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(skipped), ensure_ascii=False) + "\n")
-
-    def __len__(self) -> int:
-        return len(self._seen)
 
 
 class Loader:
@@ -191,11 +163,17 @@ class Loader:
             DataError: for a bad sample when ``on_error`` is raise.
         """
         share = self.spec.batch.per_step // self.world
-        loaded = self._load(self._own_batches(self._walk(self._state)), self.corpus)
+        own = self._own_batches(self._walk(self._state))
+        loaded = self._load(own, self.corpus, packed=self.spec.batch.packed)
         for planned, state in self._walk(self._state):
             batches = [self._admit(item) for item in islice(loaded, share)]
             self._given, self._state = planned[self.rank :: self.world], state
             yield batches
+
+    def amounts(self) -> list[str]:
+        """A table of what one epoch takes of each source; see ``mixture.describe``."""
+        names = [source.name for source in self.corpus.sources]
+        return describe(dict(zip(names, self.weights, strict=True)), self.corpus.amounts())
 
     def names(self) -> list[str]:
         """This rank's records of the step given last, as "file:line"."""
@@ -261,6 +239,8 @@ class Loader:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
                 raise RecipeError(f"data: unknown source '{name}' in the weights ({hint})")
+        if weights is None and self.spec.mixture is not None and known:
+            weights = resolve(self.spec.mixture, self.corpus.amounts())
         if weights is None:
             return [self.spec.sources[name].weight for name in known]
         return [weights.get(name, 0.0) for name in known]
@@ -297,8 +277,10 @@ class Loader:
         for batches, _ in steps:
             yield from batches[self.rank :: self.world]
 
-    def _load(self, batches: Iterator[list[int]], corpus: Corpus) -> Iterator[Loaded]:
-        preparer = Preparer(corpus, self.encoder)
+    def _load(
+        self, batches: Iterator[list[int]], corpus: Corpus, *, packed: bool = False
+    ) -> Iterator[Loaded]:
+        preparer = Preparer(corpus, self.encoder, packed=packed)
         return read_ahead(preparer, _Once(batches), self.spec.workers, self.context)
 
     def _admit(self, item: Loaded) -> Batch:

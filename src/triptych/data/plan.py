@@ -38,10 +38,11 @@ def plan_epoch(
 ) -> list[list[int]]:
     """Plan all micro-batches of one epoch, for all ranks together.
 
-    Every micro-batch holds both budgets: rows x longest <= ``batch.tokens`` and the sum of tiles
-    <= ``batch.tiles``. Samples of like length meet within shuffled windows, then the
-    micro-batches are shuffled. The first micro-batch of epoch 0 is the largest of its epoch, so
-    that a run that does not fit in memory fails at once.
+    Every micro-batch holds both budgets: rows x longest (packed: the sum) <= ``batch.tokens`` and
+    the sum of tiles <= ``batch.tiles``. Samples of like length meet within shuffled windows
+    (packed: those that fill a row best), then the micro-batches are shuffled. The first
+    micro-batch of epoch 0 is the largest of its epoch, so that a run that does not fit in memory
+    fails at once.
 
     Args:
         sizes: (n, 2) tokens and tiles of the samples of each source.
@@ -60,7 +61,7 @@ def plan_epoch(
     batches = [
         part
         for start in range(0, len(drawn), batch.window)
-        for part in group(drawn[start : start + batch.window], joined, batch)
+        for part in form(drawn[start : start + batch.window], joined, batch)
     ]
     order = np.random.default_rng([BATCHES, seed, epoch]).permutation(len(batches))
     plan = [batches[index] for index in order]
@@ -118,6 +119,29 @@ def _stream(count: int, start: int, stop: int, seed: list[int]) -> IntArray:
     return np.concatenate(passes)[start - first * count : stop - first * count]
 
 
+def pack(samples: Iterable[int], sizes: IntArray, batch: BatchSpec) -> list[list[int]]:
+    """Pack samples into rows within the budgets: longest first, each where least is left over."""
+    ids = np.asarray(samples, dtype=np.int64)
+    ids = ids[np.lexsort((-sizes[ids, 1], -sizes[ids, 0]))]
+    rows: list[list[int]] = []
+    # Tokens, tiles and samples that each row still has room for.
+    room = np.zeros((len(ids), 3), dtype=np.int64)
+    whole = (batch.tokens, batch.tiles, batch.samples or len(ids))
+    for index in ids.tolist():
+        need = np.array([*sizes[index], 1])
+        open_rows = room[: len(rows)]
+        fits = np.flatnonzero((open_rows >= need).all(axis=1))
+        if len(fits):
+            row = int(fits[np.argmin(open_rows[fits, 0])])
+        else:
+            row = len(rows)
+            rows.append([])
+            room[row] = whole
+        rows[row].append(index)
+        room[row] -= need
+    return rows
+
+
 def group(samples: Iterable[int], sizes: IntArray, batch: BatchSpec) -> list[list[int]]:
     """Group samples of like length into micro-batches within the budgets, longest first."""
     ids = np.asarray(samples, dtype=np.int64)
@@ -170,8 +194,14 @@ def check_budgets(sizes: IntArray, batch: BatchSpec, name: Callable[[int], str] 
             )
 
 
+def form(samples: Iterable[int], sizes: IntArray, batch: BatchSpec) -> list[list[int]]:
+    """Form micro-batches as ``batch`` says: packed, or grouped by length."""
+    return pack(samples, sizes, batch) if batch.packed else group(samples, sizes, batch)
+
+
 def _load(samples: list[int], sizes: IntArray, batch: BatchSpec) -> float:
     """How full a micro-batch is, as the sum of its shares of both budgets."""
     chosen = sizes[samples]
-    padded = len(samples) * int(chosen[:, 0].max())
+    longest, total = int(chosen[:, 0].max()), int(chosen[:, 0].sum())
+    padded = total if batch.packed else len(samples) * longest
     return padded / batch.tokens + int(chosen[:, 1].sum()) / batch.tiles

@@ -34,9 +34,10 @@ class Preparer(Dataset[Loaded]):
     the training process, where an error can be shown without a worker's traceback.
     """
 
-    def __init__(self, corpus: Corpus, encoder: Encoder) -> None:
+    def __init__(self, corpus: Corpus, encoder: Encoder, *, packed: bool = False) -> None:
         self.corpus = corpus
         self.encoder = encoder
+        self.packed = packed
         self._kept: dict[int, Sample] = {}
 
     def __getitem__(self, samples: Sequence[int]) -> Loaded:
@@ -55,7 +56,8 @@ class Preparer(Dataset[Loaded]):
         processor = self.encoder.processor
         if not prompts:
             return Loaded(empty_batch(processor), tuple(skipped))
-        return Loaded(processor.collate(prompts, tiles, labels=True), tuple(skipped))
+        batch = processor.collate(prompts, tiles, labels=True, packed=self.packed)
+        return Loaded(batch, tuple(skipped))
 
     def _sample(self, index: int) -> Sample:
         if index in self._kept:

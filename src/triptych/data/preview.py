@@ -94,6 +94,7 @@ def view(record: Record, processor: "TriptychProcessor | None" = None) -> View:
         record: any record; what is wrong with it becomes part of the view.
         processor: when given, the view holds the exact tokens; else the messages as written.
     """
+    record = record.settled()
     problems = role_errors(record.messages)
     images = [_look(number, part, processor) for number, part in enumerate(record.images, start=1)]
     problems += [str(image) for image in images if image.size is None]

@@ -1,25 +1,42 @@
 """The part of a recipe about data: sources, context, budgets, and what to do with bad records."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from triptych.data.blend import BlendSpec
+from triptych.data.mixture import MixtureSpec
 from triptych.images.decode import ImageLimits
 from triptych.spec import Spec
+
+
+def _located(path: object) -> object:
+    """A path, unless it is the address of a remote file."""
+    return Path(path) if isinstance(path, str) and "://" not in path else path
+
+
+Located: TypeAlias = Annotated[Path | str, BeforeValidator(_located)]
 
 
 class SourceSpec(Spec):
     """One file of records."""
 
-    path: Path
-    """The file that holds the records."""
+    path: Located
+    """The file, folder or shards ({000..012}, *) that hold the records; or a remote address."""
 
     reader: str = "jsonl"
-    """The format of the file: jsonl (our records) or llava (LLaVA JSON)."""
+    """The format: jsonl (our records), llava, sharegpt, documents, captions, vqa, mimicit,
+    sparkles, preference, detection, grounding, pose, layout, language or words."""
+
+    answers: Located | None = None
+    """The second file of a format that has two: the annotations of VQA questions."""
 
     images: Path | None = None
     """The folder that relative image paths start from; the folder of the file when not given."""
+
+    blend: BlendSpec | None = None
+    """How records are made into conversations over several images; as they are when not given."""
 
     weight: float = Field(default=1.0, ge=0)
     """Passes over this source that one epoch makes; 0.5 takes another half each epoch."""
@@ -37,14 +54,18 @@ class BatchSpec(Spec):
     tiles: int = Field(default=64, ge=1)
     """Most image tiles of a micro-batch."""
 
+    packed: bool = False
+    """Join the samples of a micro-batch into one row, where they do not see each other."""
+
     samples: int | None = Field(default=None, ge=1)
-    """Most rows of a micro-batch; no bound when not given."""
+    """Most samples of a micro-batch; no bound when not given."""
 
     per_step: int = Field(default=1, ge=1)
     """Micro-batches of one optimizer step, counted over all ranks together."""
 
     window: int = Field(default=1024, ge=1)
-    """Samples that are sorted by length together; larger pads less, smaller mixes better."""
+    """Samples that are sorted by length or packed together; larger wastes less, smaller mixes
+    better."""
 
 
 class DataSpec(Spec):
@@ -52,6 +73,9 @@ class DataSpec(Spec):
 
     sources: dict[str, SourceSpec] = Field(min_length=1)
     """Training sources by name."""
+
+    mixture: MixtureSpec | None = None
+    """How often an epoch reads each source, in place of the weights of the sources."""
 
     held_out: dict[str, SourceSpec] = Field(default_factory=dict)
     """Sources that are never trained on, for loss and accuracy during training."""

@@ -25,11 +25,13 @@ class RuleArguments:
         rule: the rule.
         implementation: its name among transformers' attention implementations; None for causal
             attention, which is left to transformers.
+        by_document: the implementation that works on a packed row document by document.
     """
 
     def __init__(self, name: str, image_scope: str) -> None:
         self.rule: Rule = make_rule(name, image_scope)
-        self.implementation = None if name == "causal" else register_attention(self.rule)
+        self.by_document = register_attention(self.rule)
+        self.implementation = None if name == "causal" else self.by_document
 
     def prepare(
         self,
@@ -38,19 +40,19 @@ class RuleArguments:
         queries: int,
         cache: Cache | None,
     ) -> dict[str, Any]:
-        """The argument that carries the layout of the batch to every layer.
+        """The arguments that carry the layout of the batch to every layer.
 
         Raises:
-            RecipeError: the language model has another attention than the rule; or documents are
-                given to transformers' own.
+            RecipeError: the language model has another attention than the rule; or it cannot
+                keep the documents given apart.
             SpanError: tokens are cached, but ``kinds`` does not say what they are.
         """
-        if self.implementation is None:
-            if given.documents is not None:
-                raise RecipeError("document_ids need attention 'mmca' or 'mmca_as_coded'")
-            return {}
         found = language_model.config._attn_implementation
-        if found != self.implementation:
+        if self.implementation is None and found != self.by_document:
+            if given.documents is None:
+                return {}
+            return _separate_by_position(language_model, given.documents, cache)
+        if found not in (self.implementation, self.by_document):
             raise RecipeError(
                 f"the model has attention '{self.rule.name}', but its language model was switched "
                 f"to the attention implementation '{found}'"
@@ -73,6 +75,14 @@ class RuleArguments:
             token_places=given.places,
         )
         return {"attention_layout": layout}
+
+    def attend_by_document(self, language_model: PreTrainedModel) -> bool:
+        """Let ``by_document`` compute causal attention, unless a layer asks for what it cannot."""
+        dropout = language_model.config.to_dict().get("attention_dropout")
+        if dropout or _layer_kinds(language_model) - {"full_attention"}:
+            return False
+        language_model.set_attn_implementation(self.by_document)
+        return True
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,57 @@ class TokenInputs:
         if images is None and tokens_per_image is not None:
             images = number_images(kinds, tokens_per_image)
         return TokenInputs(kinds, self.documents, images, self.places)
+
+
+def _separate_by_position(
+    language_model: PreTrainedModel, documents: Tensor, cache: Cache | None
+) -> dict[str, Any]:
+    """What makes transformers itself see that a row is packed: no mask, restarting positions.
+
+    Its masks do so for attention layers alone; a recurrent layer would read on.
+    """
+    other = _layer_kinds(language_model) - {
+        "full_attention",
+        "sliding_attention",
+        "chunked_attention",
+    }
+    if cache is not None or other:
+        raise RecipeError(
+            "document_ids need attention 'mmca' or 'mmca_as_coded' "
+            + (f"in a model with {', '.join(sorted(other))} layers" if other else "over a cache")
+        )
+    # A cache that transformers would begin by itself hides the restarts from its masks.
+    return {
+        "attention_mask": None,
+        "position_ids": restart_positions(documents),
+        "use_cache": False,
+    }
+
+
+def count_positions(attention_mask: Tensor | None, documents: Tensor | None) -> Tensor | None:
+    """Positions (B, S) that start at 0 on the first token kept, or with each document.
+
+    Args:
+        attention_mask: (B, S), 0 where padded, on either side.
+        documents: (B, S).
+    """
+    if documents is not None:
+        return restart_positions(documents)
+    if attention_mask is None or attention_mask.dim() != 2:
+        return None
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _layer_kinds(language_model: PreTrainedModel) -> set[str]:
+    return set(language_model.config.to_dict().get("layer_types") or ())
+
+
+def restart_positions(documents: Tensor) -> Tensor:
+    """Positions (B, S) that begin at 0 with each of the documents (B, S)."""
+    places = torch.arange(documents.shape[1], device=documents.device).expand(documents.shape)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return places - torch.where(begins, places, 0).cummax(1).values
 
 
 def find_kinds(input_ids: Tensor, attention_mask: Tensor | None, image_token_id: int) -> Tensor:

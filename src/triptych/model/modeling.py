@@ -15,7 +15,13 @@ from transformers.utils import ModelOutput
 from triptych.attention import Rule
 from triptych.fusion.splice import splice
 from triptych.language.head import VocabularyHead, cross_entropy, supervised
-from triptych.model.attention import RuleArguments, TokenInputs, find_kinds, grow_tokens
+from triptych.model.attention import (
+    RuleArguments,
+    TokenInputs,
+    count_positions,
+    find_kinds,
+    grow_tokens,
+)
 from triptych.model.configuration import TriptychConfig
 from triptych.model.new_tokens import NewTokens
 from triptych.model.vision import (
@@ -210,7 +216,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, S); an image is a run of ``image_token_id`` as long as its tokens.
             attention_mask: (B, S), 0 where padded, on either side.
-            position_ids: (B, S); default: counted from the mask.
+            position_ids: (B, S); default: counted from the mask, or in each document.
             past_key_values: cache of earlier tokens.
             inputs_embeds: (B, S, D) instead of ``input_ids``, visual tokens already in place.
             pixel_values: uint8 (T, 3, S, S), the tiles of all images in order of appearance.
@@ -224,7 +230,8 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             token_kinds: (B, K) of all tokens, cached ones included: 0 padding, 1 text, 2 image.
                 Attention rules other than causal need them where tokens are cached or embedded
                 by the caller; see ``token_kinds``.
-            document_ids: (B, K) for those rules; documents of a packed row do not see each other.
+            document_ids: (B, K); documents of a packed row do not see each other, and the positions
+                of each begin at 0.
             image_ids: (B, K) for those rules; default: counted from the images given.
             token_places: (B, K) for those rules; the order of the tokens where the cached ones do
                 not stand in it.
@@ -241,12 +248,13 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         if inputs_embeds is None:
             inputs_embeds = self.embed(cast(Tensor, input_ids), images)
-        if position_ids is None and past_key_values is None and attention_mask is not None:
-            position_ids = _count_positions(attention_mask)
+        if position_ids is None and past_key_values is None:
+            position_ids = count_positions(attention_mask, document_ids)
         tokens = TokenInputs(token_kinds, document_ids, image_ids, token_places)
         if input_ids is not None and _begins(past_key_values):
             kinds = self.find_token_kinds(input_ids, attention_mask)
             tokens = tokens.complete(kinds, tokens_per_image(tiles_per_image, self.layout))
+        kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids}
         kwargs |= self._attention.prepare(
             self.language_model, tokens, inputs_embeds.shape[1], past_key_values
         )
@@ -254,8 +262,6 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kwargs.setdefault("use_cache", False)
         outputs = self.language_model.get_decoder()(
             inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
             past_key_values=past_key_values,
             **kwargs,
         )
@@ -280,6 +286,17 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _logits(self, hidden: Tensor) -> Tensor:
         logits = self._head(self.get_output_embeddings(), hidden)
         return logits if self.new_tokens is None else self.new_tokens.forbid(logits)
+
+    def attend_by_document(self) -> bool:
+        """Compute attention of packed rows document by document, where the layers allow it.
+
+        It changes no result. Without it, transformers masks the whole row, which costs the square
+        of its length.
+
+        Returns:
+            False, with nothing changed, when a layer has a sliding window or dropout.
+        """
+        return self._attention.attend_by_document(self.language_model)
 
     def find_token_kinds(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Kinds (B, K) of whole sequences: 0 padding, 1 text, 2 image; see ``forward``."""
@@ -331,10 +348,3 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
 def _begins(cache: Cache | None) -> bool:
     """Whether the tokens given are the first."""
     return cache is None or not cache.get_seq_length()
-
-
-def _count_positions(attention_mask: Tensor) -> Tensor | None:
-    """Positions (B, S) that start at 0 on the first token kept, whatever the padding side."""
-    if attention_mask.dim() != 2:
-        return None
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)

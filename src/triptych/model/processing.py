@@ -19,7 +19,7 @@ from triptych.images.crop import crop_tiles
 from triptych.images.decode import ImageInput, open_image
 from triptych.images.layout import TileLayout
 from triptych.images.plan import TilePlan, TilingSpec, plan_tiles
-from triptych.model.prompt import Prompt, nest_images, pad_prompts
+from triptych.model.prompt import Prompt, Skeleton, nest_images, pack_prompts, pad_prompts
 from triptych.model.sharing import share_tiles
 from triptych.model.spec import Numbered
 from triptych.model.template import (
@@ -151,36 +151,29 @@ class TriptychProcessor(ProcessorMixin):
         Raises:
             DataError: the number of image parts is not the number of sizes.
         """
-        costs = [self.count(width, height) for width, height in sizes]
-        prompt = Prompt([], [], [])
-        segments = self.segments(messages, add_generation_prompt=add_generation_prompt)
-        for segment in segments:
-            in_loss = segment.message is not None and messages[segment.message].get("loss", True)
-            self._extend(prompt, segment.text, bool(in_loss), costs)
-        if len(prompt.spans) != len(costs):
-            raise DataError(
-                f"the messages have {len(prompt.spans)} image part(s), but {len(costs)} image(s) "
-                "were given"
-            )
-        return prompt
+        skeleton = self.skeleton(messages, add_generation_prompt=add_generation_prompt)
+        return skeleton.expand([self.count(width, height) for width, height in sizes])
 
-    def _extend(self, prompt: Prompt, text: str, in_loss: bool, costs: Sequence[int]) -> None:
-        """Append the tokens of ``text``, each image placeholder repeated to its cost."""
+    def skeleton(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False
+    ) -> Skeleton:
+        """Tokenise a conversation without knowing its images; see ``encode``."""
+        skeleton = Skeleton([], [], [])
+        for segment in self.segments(messages, add_generation_prompt=add_generation_prompt):
+            in_loss = segment.message is not None and messages[segment.message].get("loss", True)
+            self._extend(skeleton, segment.text, bool(in_loss))
+        return skeleton
+
+    def _extend(self, skeleton: Skeleton, text: str, in_loss: bool) -> None:
         # The backend by itself: the call of transformers around it costs ten times as much.
-        for token in self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids:
-            if token != self.image_token_id:
-                prompt.input_ids.append(token)
-                prompt.supervised.append(in_loss)
-                continue
-            image = len(prompt.spans)
-            if image >= len(costs):
-                raise DataError(
-                    f"the messages have more image parts than the {len(costs)} image(s) given"
-                )
-            start = len(prompt.input_ids)
-            prompt.input_ids.extend([token] * costs[image])
-            prompt.supervised.extend([False] * costs[image])
-            prompt.spans.append((start, start + costs[image]))
+        ids = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        start, image = len(skeleton.ids), self.image_token_id
+        skeleton.ids.extend(ids)
+        if image not in ids:
+            skeleton.supervised.extend([in_loss] * len(ids))
+            return
+        skeleton.supervised.extend(in_loss and token != image for token in ids)
+        skeleton.places.extend(start + at for at, token in enumerate(ids) if token == image)
 
     def tiles(self, image: Image.Image) -> Tiles:
         """Cut an RGB image into tiles, uint8 (T, 3, S, S)."""
@@ -193,6 +186,7 @@ class TriptychProcessor(ProcessorMixin):
         *,
         padding_side: Literal["left", "right"] = "right",
         labels: bool = False,
+        packed: bool = False,
     ) -> dict[str, Tensor]:
         """Stack conversations into one batch.
 
@@ -202,16 +196,22 @@ class TriptychProcessor(ProcessorMixin):
                 its cached tower features (T, P, D) in a floating type.
             padding_side: where shorter conversations are filled up.
             labels: also make ``labels``, -100 outside the loss.
+            packed: join all of them into one row without padding.
 
         Returns:
             ``input_ids``, ``attention_mask`` (B, S); ``images_per_sample`` (B,); where there are
             images ``tiles_per_image`` (I,) and ``pixel_values`` or ``tile_features``; where tiles
-            are equal, ``tile_index`` (T,) into ``pixel_values``, which holds each once.
+            are equal, ``tile_index`` (T,) into ``pixel_values``, which holds each once; where
+            packed ``document_ids`` (1, S).
         """
-        batch = pad_prompts(prompts, self.pad_token_id, padding_side)
+        if packed:
+            batch = pack_prompts(prompts)
+            batch["images_per_sample"] = torch.tensor([sum(len(images) for images in tiles)])
+        else:
+            batch = pad_prompts(prompts, self.pad_token_id, padding_side)
+            batch["images_per_sample"] = torch.tensor([len(images) for images in tiles])
         if not labels:
             del batch["labels"]
-        batch["images_per_sample"] = torch.tensor([len(images) for images in tiles])
         flat = [image for images in tiles for image in images]
         if flat:
             batch["tiles_per_image"] = torch.tensor([len(image) for image in flat])
@@ -245,14 +245,14 @@ class TriptychProcessor(ProcessorMixin):
         nested = nest_images(images, len(texts))
         prompts = []
         for one, pictures in zip(texts, nested, strict=True):
-            prompt = Prompt([], [], [])
-            self._extend(prompt, one, False, [self.count(*picture.size) for picture in pictures])
-            if len(prompt.spans) != len(pictures):
+            skeleton = Skeleton([], [], [])
+            self._extend(skeleton, one, False)
+            if len(skeleton.places) != len(pictures):
                 raise DataError(
-                    f"the text has {len(prompt.spans)} {IMAGE_TOKEN!r}, but {len(pictures)} "
+                    f"the text has {len(skeleton.places)} {IMAGE_TOKEN!r}, but {len(pictures)} "
                     "image(s) were given"
                 )
-            prompts.append(prompt)
+            prompts.append(skeleton.expand([self.count(*picture.size) for picture in pictures]))
         tiles = [[self.tiles(picture.convert("RGB")) for picture in row] for row in nested]
         return BatchFeature(dict(self.collate(prompts, tiles, padding_side=padding_side)))
 

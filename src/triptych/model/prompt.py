@@ -33,6 +33,54 @@ class Prompt:
         return len(self.input_ids)
 
 
+@dataclass(frozen=True)
+class Skeleton:
+    """The tokens of a conversation whose images are not measured yet.
+
+    Attributes:
+        ids: token ids; each image is one placeholder.
+        supervised: for each token, whether it is in the loss.
+        places: where the placeholders stand in ``ids``.
+    """
+
+    ids: list[int]
+    supervised: list[bool]
+    places: list[int]
+
+    def length(self, costs: Sequence[int]) -> int:
+        """Tokens of the conversation when image k costs ``costs[k]`` tokens."""
+        return len(self.ids) - len(self.places) + sum(costs)
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a token other than the first, which has no prediction, is in the loss."""
+        return any(self.supervised[1:])
+
+    def expand(self, costs: Sequence[int]) -> Prompt:
+        """Repeat the placeholder of image k ``costs[k]`` times.
+
+        Raises:
+            DataError: the number of placeholders is not the number of costs.
+        """
+        if len(self.places) != len(costs):
+            raise DataError(
+                f"the messages have {len(self.places)} image part(s), but {len(costs)} image(s) "
+                "were given"
+            )
+        ids: list[int] = []
+        supervised: list[bool] = []
+        spans: list[tuple[int, int]] = []
+        last = 0
+        for place, cost in zip(self.places, costs, strict=True):
+            ids += self.ids[last:place]
+            supervised += self.supervised[last:place]
+            spans.append((len(ids), len(ids) + cost))
+            ids += [self.ids[place]] * cost
+            supervised += [False] * cost
+            last = place + 1
+        return Prompt(ids + self.ids[last:], supervised + self.supervised[last:], spans)
+
+
 def pad_prompts(
     prompts: Sequence[Prompt], pad: int, side: Literal["left", "right"]
 ) -> dict[str, Tensor]:
@@ -49,6 +97,24 @@ def pad_prompts(
         mask[row, place] = 1
         labels[row, place] = torch.where(torch.tensor(prompt.supervised), tokens, IGNORE)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def pack_prompts(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    """Join prompts into one row (1, S); ``document_ids`` number them from 1.
+
+    The first token of each has no prediction, so it is in no loss, as in a row of its own.
+    """
+    ids = torch.cat([torch.tensor(prompt.input_ids) for prompt in prompts])
+    kept = torch.cat([torch.tensor([False, *prompt.supervised[1:]]) for prompt in prompts])
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    documents = torch.arange(1, len(prompts) + 1).repeat_interleave(lengths)
+    row = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.where(kept, ids, IGNORE),
+        "document_ids": documents,
+    }
+    return {name: values[None] for name, values in row.items()}
 
 
 def nest_images(

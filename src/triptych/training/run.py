@@ -13,9 +13,9 @@ import transformers
 from torch import Tensor
 
 import triptych
+from triptych.data.corpus import open_sources
 from triptych.data.features import FeatureCache, fingerprint_of
 from triptych.data.loader import Loader
-from triptych.data.readers import open_reader
 from triptych.data.spec import DataSpec
 from triptych.errors import CheckpointError, RecipeError
 from triptych.model.build import initialise, load_pretrained
@@ -187,6 +187,8 @@ class _Run:
         if self.run.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.tiles_at_once = self.run.tower_tiles
+        if self.data_spec.batch.packed and self.engine.device.type == "cpu":
+            model.attend_by_document()
         model.to(self.engine.device)
         return model, processor
 
@@ -217,6 +219,10 @@ class _Run:
             )
         for report in loader.corpus.reports + loader.held_out_corpus.reports:
             show.say(f"  {report}")
+        if self.data_spec.mixture is not None:
+            show.say("an epoch of the mixture:")
+            for line in loader.amounts():
+                show.say(f"  {line}")
         if not self.data_spec.cache_features:
             return loader
         fingerprint = fingerprint_of(
@@ -296,8 +302,9 @@ class _Run:
 
 def training_texts(data: DataSpec) -> Iterator[str]:
     """Texts of all training sources, for a tokenizer that is trained on them."""
-    for source in data.sources.values():
-        reader = open_reader(source.path, source.reader, source.images)
+    readers = open_sources(data.sources)
+    for name, source in data.sources.items():
+        reader = readers[name]
         for index in range(min(len(reader), source.limit or len(reader))):
             for message in reader[index].messages:
                 yield message.text

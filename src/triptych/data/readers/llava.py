@@ -1,9 +1,12 @@
-"""Reader of LLaVA JSON: ``image`` (a path or a list), ``conversations``, ``<image>`` tags."""
+"""LLaVA JSON: ``image`` (a path or a list), ``conversations``, ``<image>`` tags.
 
-from collections.abc import Iterator, Mapping
+Each ``<image>`` tag takes the next image of the entry. An entry with images and no tag at all
+shows its images before the first question, and the record carries a note that says so.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from triptych.data.readers.offsets import ObjectIndex, index_objects
 from triptych.data.schema import Record, parse_record
 from triptych.errors import DataError
 
@@ -16,32 +19,6 @@ SPEAKERS = {
     "system": "system",
 }
 UNTAGGED = "no <image> tag: its images were put before the first question, as LLaVA does"
-
-
-class LlavaReader:
-    """Records of a LLaVA JSON file (one list, or one object a line).
-
-    Each ``<image>`` tag takes the next image of the entry. An entry with images and no tag at all
-    shows its images before the first question, and the record carries a note that says so.
-
-    Args:
-        path: the file.
-        images: the folder that image paths start from; the file's folder when None.
-    """
-
-    def __init__(self, path: Path, images: Path | None = None) -> None:
-        self.index: ObjectIndex = index_objects(path)
-        self.images = path.parent if images is None else images
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, index: int, /) -> Record:
-        return convert_entry(self.index.read(index), self.where(index), self.images)
-
-    def where(self, index: int) -> str:
-        """Name of a record: "file:line"."""
-        return self.index.where(index)
 
 
 def convert_entry(entry: object, where: str, root: Path | None = None) -> Record:
@@ -66,10 +43,10 @@ def convert_entry(entry: object, where: str, root: Path | None = None) -> Record
         )
     left = iter(images)
     messages: list[dict[str, object]] = [
-        {"role": role, "content": _split(text, left)} for role, text in turns
+        {"role": role, "content": split_tags(text, left)} for role, text in turns
     ]
     if untagged:
-        _show_first(messages, images, where)
+        show_first(messages, images, where)
     obj = {"messages": messages, "id": entry.get("id"), "source": entry.get("source")}
     record = parse_record(obj, where, root)
     if not untagged:
@@ -87,12 +64,13 @@ def _turns(entry: Mapping[str, object], where: str) -> list[object]:
     return turns
 
 
-def _images(entry: Mapping[str, object], where: str) -> list[str]:
-    image = entry.get("image")
+def _images(entry: Mapping[str, object], where: str) -> list[str | bytes]:
+    image = entry.get("image", entry.get("images"))
     if image is None:
         return []
     images = image if isinstance(image, list) else [image]
-    paths = [item for item in images if isinstance(item, str)]
+    # Parquet and shards hold the encoded image itself.
+    paths = [item for item in images if isinstance(item, str | bytes)]
     if len(paths) != len(images):
         raise DataError(f"{where}: 'image' must be a path or a list of paths")
     return paths
@@ -111,12 +89,14 @@ def _turn(turn: object, where: str) -> tuple[str, str]:
     return SPEAKERS[speaker], text
 
 
-def _split(text: str, images: Iterator[str]) -> str | list[dict[str, str]]:
+def split_tags(
+    text: str, images: Iterator[str | bytes], tag: str = TAG
+) -> str | list[dict[str, object]]:
     """Cut a turn at its tags; the line breaks that set a tag apart are dropped with it."""
-    pieces = text.split(TAG)
+    pieces = text.split(tag)
     if len(pieces) == 1:
         return text
-    parts: list[dict[str, str]] = []
+    parts: list[dict[str, object]] = []
     for index, piece in enumerate(pieces):
         if index > 0:
             parts.append({"type": "image", "image": next(images)})
@@ -128,7 +108,14 @@ def _split(text: str, images: Iterator[str]) -> str | list[dict[str, str]]:
     return parts
 
 
-def _show_first(messages: list[dict[str, object]], images: list[str], where: str) -> None:
+def show_first(
+    messages: list[dict[str, object]], images: Sequence[str | bytes], where: str
+) -> None:
+    """Put images before the first question.
+
+    Raises:
+        DataError: there is no question.
+    """
     shown = [{"type": "image", "image": image} for image in images]
     for message in messages:
         if message["role"] == "user":

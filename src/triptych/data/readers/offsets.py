@@ -8,29 +8,30 @@ import mmap
 import re
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from triptych.data.readers.base import Location
+from triptych.data.readers.files import ReadAt, open_binary
 from triptych.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
 STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{}]', re.DOTALL)
 
 
-@dataclass(frozen=True)
 class ObjectIndex:
-    """Where each object of a file begins and ends.
+    """Where each object of a file begins and ends; a ``Table``.
 
-    Attributes:
+    Args:
+        path: the file.
         spans: (n, 2) first and last byte + 1 of each object.
         lines: (n,) the line of the file that each object begins on, from 1.
     """
 
-    path: Path
-    spans: np.ndarray
-    lines: np.ndarray
+    def __init__(self, path: Location, spans: np.ndarray, lines: np.ndarray) -> None:
+        self.path, self.spans, self.lines = path, spans, lines
+        self._read = ReadAt(path)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -45,17 +46,14 @@ class ObjectIndex:
         Raises:
             DataError: when the bytes are not UTF-8 or not JSON, with the column.
         """
-        start, stop = (int(edge) for edge in self.spans[index])
-        with self.path.open("rb") as file:
-            file.seek(start)
-            raw = file.read(stop - start)
-        return decode_json(raw, self.where(index))
+        start, stop = self.spans[index].tolist()
+        return decode_json(self._read(start, stop), self.where(index))
 
 
 def decode_json(raw: bytes, where: str) -> object:
     """Parse one JSON value, naming ``where`` in every error."""
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        return DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: byte {error.start} of the record is not UTF-8; write the file again as UTF-8"
@@ -75,18 +73,21 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not a JSON value; use null or a number")
 
 
-def index_objects(path: Path) -> ObjectIndex:
+DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def index_objects(path: Location) -> ObjectIndex:
     """Find every object of a JSON lines file, or of a file that holds one list, in one pass.
 
     Raises:
         DataError: when the file is missing, empty, or its list is never closed.
     """
-    try:
-        with path.open("rb") as file:
-            first = _first_byte(file.read(4096))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    found = _list_objects(path) if first == b"[" else _lines(path)
+    if first_byte(path) != b"[":
+        found = _lines(path)
+    elif isinstance(path, Path):
+        found = _list_objects(path)
+    else:
+        raise DataError(f"{path}: a remote file must hold one object a line, not one list")
     edges, lines = array("q"), array("q")
     for start, stop, line in found:
         edges.extend((start, stop))
@@ -97,13 +98,18 @@ def index_objects(path: Path) -> ObjectIndex:
     return ObjectIndex(path, spans, np.array(lines, dtype=np.int64))
 
 
-def _first_byte(head: bytes) -> bytes:
-    return head.removeprefix(BOM).lstrip()[:1]
+def first_byte(path: Location) -> bytes:
+    """The first byte of a text file that is no white space."""
+    with open_binary(path) as file:
+        try:
+            return file.read(4096).removeprefix(BOM).lstrip()[:1]
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, int]]:
+def _lines(path: Location) -> Iterator[tuple[int, int, int]]:
     position = 0
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         for number, line in enumerate(file, start=1):
             skip = len(BOM) if number == 1 and line.startswith(BOM) else 0
             if line[skip:].strip():

@@ -1,0 +1,230 @@
+"""Annotated images as dialogue: detection, grounding, pose, layout; and language alone.
+
+SPHINX-X (arXiv 2402.05935) turns every set into conversations, with places as text. The entries
+are ours: ``image``, ``width``, ``height`` and ``objects``, each with ``label`` and ``box`` (left,
+top, right, bottom in pixels), ``points`` or ``text``. COCO instance files are read as they are.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from triptych.data.boxes import Box, Frame, Point, write_boxes, write_points
+from triptych.data.readers.base import Location, Table
+from triptych.data.readers.members import Members, NumberIndex
+from triptych.data.readers.pairs import holds_section
+from triptych.data.readers.tables import open_table
+from triptych.data.schema import Record, parse_record
+from triptych.errors import DataError
+
+DETECT = "Detect all objects in the image and give their boxes."
+POSE = "Detect the keypoints of every object in the image."
+LAYOUT = "Describe the layout of this page: how many regions of each kind, and where."
+WHERE = "Where is {phrase}? Give the box."
+WHAT = "What is in the region {box}?"
+READ = "Read all words in the image and give the box of each."
+
+
+def convert_detection(entry: object, where: str, root: Path | None = None) -> Record:
+    """All objects of an image: ``label [box];[box]``, a line for each label."""
+    fields, frame = _image(entry, where)
+    lines = [
+        f"{label} {write_boxes(boxes, frame)}" for label, boxes in _boxes(fields, where).items()
+    ]
+    return _record(fields, where, root, [(DETECT, "\n".join(lines))])
+
+
+def convert_grounding(entry: object, where: str, root: Path | None = None) -> Record:
+    """Rounds in turn: where is this phrase, what is in that box."""
+    fields, frame = _image(entry, where)
+    rounds = []
+    for number, (phrase, boxes) in enumerate(_boxes(fields, where).items()):
+        text = write_boxes(boxes, frame)
+        if number % 2 and len(boxes) == 1:
+            rounds.append((WHAT.format(box=text), phrase))
+        else:
+            rounds.append((WHERE.format(phrase=phrase), text))
+    return _record(fields, where, root, rounds)
+
+
+def convert_pose(entry: object, where: str, root: Path | None = None) -> Record:
+    """Keypoints of every object: its label, and a list of points."""
+    fields, frame = _image(entry, where)
+    lines = []
+    for number, item in enumerate(_objects(fields, where)):
+        place = f"{where}: objects[{number}]"
+        lines.append(f"{_label(item, place)} {write_points(_points(item, place), frame)}")
+    return _record(fields, where, root, [(POSE, "\n".join(lines))])
+
+
+def convert_layout(entry: object, where: str, root: Path | None = None) -> Record:
+    """Regions of a page, counted by kind; and its words with their boxes, where they have text."""
+    fields, frame = _image(entry, where)
+    lines = [
+        f"{len(boxes)} {label}: {write_boxes(boxes, frame)}"
+        for label, boxes in _boxes(fields, where).items()
+    ]
+    rounds = [(LAYOUT, "\n".join(lines))]
+    words = [
+        f"{item['text']} {write_boxes([_box(item, where)], frame)}"
+        for item in _objects(fields, where)
+        if isinstance(item.get("text"), str) and item["text"]
+    ]
+    if words:
+        rounds.append((READ, "\n".join(words)))
+    return _record(fields, where, root, rounds)
+
+
+def convert_language(entry: object, where: str, root: Path | None = None) -> Record:
+    """Text alone: ``instruction``, ``input`` and ``output``, or ``question`` and ``answer``.
+
+    Raises:
+        DataError: a text is missing.
+    """
+    if not isinstance(entry, Mapping):
+        raise DataError(f"{where}: an object is expected")
+    question = next((entry[k] for k in ("instruction", "question", "prompt") if entry.get(k)), None)
+    answer = next((entry[k] for k in ("output", "answer", "response") if entry.get(k)), None)
+    if not isinstance(question, str) or not isinstance(answer, str):
+        raise DataError(f"{where}: 'instruction' and 'output' must be texts")
+    extra = entry.get("input")
+    text = f"{question}\n\n{extra}" if isinstance(extra, str) and extra else question
+    messages: list[dict[str, object]] = []
+    if isinstance(entry.get("system_prompt"), str) and entry["system_prompt"]:
+        messages.append({"role": "system", "content": entry["system_prompt"]})
+    messages.append({"role": "user", "content": text})
+    messages.append({"role": "assistant", "content": answer})
+    return parse_record({"messages": messages, "id": entry.get("id")}, where, root)
+
+
+class CocoObjects:
+    """Images with their objects, from a COCO file of ``images``, ``annotations``, ``categories``.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: it has no such sections.
+    """
+
+    def __init__(self, path: Location) -> None:
+        self.images, self.objects = Members(path, "images"), Members(path, "annotations")
+        self._objects = NumberIndex(self.objects, "image_id")
+        categories = Members(path, "categories")
+        items = [_mapping(categories.read(k), categories.where(k)) for k in range(len(categories))]
+        self.labels = {item.get("id"): item.get("name") for item in items}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def where(self, index: int) -> str:
+        """Name of an image for messages."""
+        return self.images.where(index)
+
+    def read(self, index: int) -> object:
+        """An entry with ``image``, ``width``, ``height`` and ``objects``."""
+        image = _mapping(self.images.read(index), self.where(index))
+        number = image.get("id")
+        found = self._objects.find(number) if isinstance(number, int) else []
+        objects = []
+        for k in found:
+            item = _mapping(self.objects.read(k), self.objects.where(k))
+            objects.append(self._object(item, self.objects.where(k)))
+        size = {key: image.get(key) for key in ("width", "height")}
+        return {"image": image.get("file_name"), "id": number, **size, "objects": objects}
+
+    def _object(self, item: Mapping[str, Any], where: str) -> dict[str, object]:
+        plain: dict[str, object] = {"label": self.labels.get(item.get("category_id"))}
+        box, points = item.get("bbox"), item.get("keypoints")
+        if isinstance(box, list):
+            x, y, width, height = _numbers(box, 4, where)
+            plain["box"] = [x, y, x + width, y + height]
+        if isinstance(points, list):
+            flat = _numbers(points, len(points) // 3 * 3, where)
+            triples = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+            plain["points"] = [[x, y] for x, y, visible in triples if visible]
+        return plain
+
+
+def open_objects(path: Location, answers: Location | None = None) -> Table:
+    """A COCO instance or keypoint file, or our entries."""
+    return CocoObjects(path) if holds_section(path, "annotations") else open_table(path)
+
+
+def _image(entry: object, where: str) -> tuple[Mapping[str, Any], Frame]:
+    fields = _mapping(entry, where)
+    width, height = fields.get("width"), fields.get("height")
+    if not isinstance(width, int | float) or not isinstance(height, int | float):
+        raise DataError(f"{where}: 'width' and 'height' must be numbers")
+    try:
+        return fields, Frame(width, height)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _objects(fields: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
+    objects = fields.get("objects")
+    if not isinstance(objects, list) or not objects:
+        raise DataError(f"{where}: 'objects' must be a list with at least one object")
+    return [_mapping(item, f"{where}: objects[{k}]") for k, item in enumerate(objects)]
+
+
+def _boxes(fields: Mapping[str, Any], where: str) -> dict[str, list[Box]]:
+    """Boxes by label, in the order in which the labels come."""
+    boxes: dict[str, list[Box]] = {}
+    for number, item in enumerate(_objects(fields, where)):
+        place = f"{where}: objects[{number}]"
+        boxes.setdefault(_label(item, place), []).append(_box(item, place))
+    return boxes
+
+
+def _label(item: Mapping[str, Any], where: str) -> str:
+    label = item.get("label")
+    if not isinstance(label, str) or not label.strip():
+        raise DataError(f"{where}: 'label' must be a text")
+    return label.strip()
+
+
+def _box(item: Mapping[str, Any], where: str) -> Box:
+    left, top, right, bottom = _numbers(item.get("box"), 4, where)
+    if right < left or bottom < top:
+        raise DataError(f"{where}: the box ends before it begins")
+    return left, top, right, bottom
+
+
+def _points(item: Mapping[str, Any], where: str) -> list[Point]:
+    points = item.get("points")
+    if not isinstance(points, list) or not points:
+        raise DataError(f"{where}: 'points' must be a list with at least one point")
+    pairs = [_numbers(point, 2, where) for point in points]
+    return [(x, y) for x, y in pairs]
+
+
+def _numbers(values: object, count: int, where: str) -> list[float]:
+    if (
+        not isinstance(values, list)
+        or len(values) != count
+        or not all(isinstance(v, int | float) and abs(v) < 1e9 for v in values)
+    ):
+        raise DataError(f"{where}: {count} numbers are expected")
+    return [float(value) for value in values]
+
+
+def _mapping(entry: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(entry, Mapping):
+        raise DataError(f"{where}: an object is expected")
+    return entry
+
+
+def _record(
+    fields: Mapping[str, Any], where: str, root: Path | None, rounds: list[tuple[str, str]]
+) -> Record:
+    image = fields.get("image")
+    if not isinstance(image, str | bytes):
+        raise DataError(f"{where}: 'image' must be a path")
+    messages: list[dict[str, object]] = []
+    for question, answer in rounds:
+        shown = [] if messages else [{"type": "image", "image": image}]
+        messages.append({"role": "user", "content": [*shown, {"type": "text", "text": question}]})
+        messages.append({"role": "assistant", "content": answer})
+    return parse_record({"messages": messages, "id": fields.get("id")}, where, root)
