@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from triptych.data.convert import convert
 from triptych.data.lint import LintReport, lint
 from triptych.data.preview import render, view, visible
 from triptych.data.preview_html import page
 from triptych.data.readers import READERS, open_reader
+from triptych.data.spec import located
+from triptych.data.stats import draw, measure_records
 from triptych.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
+Place = Annotated[str, typer.Argument(metavar="FILE", help="File, folder, shards or address.")]
+Answers = Annotated[
+    Path | None, typer.Option(help="Second file of formats that have two (VQA annotations).")
+]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The file of records.")]
 ReaderName = Annotated[str, typer.Option(help=f"Format of the file: {', '.join(READERS)}.")]
 Images = Annotated[
@@ -97,6 +105,55 @@ def preview(
         return
     html.write_text(page(views, f"{file.name}, records {chosen[0]} to {chosen[-1]}"), "utf-8")
     typer.echo(f"wrote {html}")
+
+
+@app.command("stats")
+def stats_command(
+    file: Place,
+    reader: ReaderName = "jsonl",
+    images: Images = None,
+    answers: Answers = None,
+    model: Model = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Draw how many rounds, images, tokens and tiles records have, and count duplicates."""
+    records = open_reader(located(file), reader, images, answers)
+    processor = None if model is None else _open_processor(model)[0]
+    with _progress(hidden=as_json) as progress:
+        stats = measure_records(records, processor, progress)
+    if as_json:
+        typer.echo(json.dumps(asdict(stats), indent=1))
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(
+        f"{file}: {stats.records} records ({stats.bad} bad, {stats.duplicates} seen before), "
+        f"{stats.images} images ({stats.distinct_images} distinct, {stats.unreadable_images} "
+        "unreadable)",
+        markup=False,
+    )
+    for histogram in stats.histograms:
+        console.print(Text("\n".join(draw(histogram))))
+
+
+@app.command("convert")
+def convert_command(
+    file: Place,
+    out: Annotated[Path, typer.Argument(help="*.jsonl, *.parquet, or *.tar for shards.")],
+    reader: ReaderName = "jsonl",
+    images: Images = None,
+    answers: Answers = None,
+    shard: Annotated[int, typer.Option(help="Records of a shard.", min=1)] = 1000,
+) -> None:
+    """Write records as JSON lines, Parquet, or WebDataset shards."""
+    records = open_reader(located(file), reader, images, answers)
+    with _progress(hidden=False) as progress:
+        done = convert(records, out, shard=shard, progress=progress)
+    names = f"{done.files[0]}" + (f" to {done.files[-1].name}" if len(done.files) > 1 else "")
+    typer.echo(f"wrote {done.records} records and {done.images} images to {names}")
+    if done.without_metadata:
+        typer.echo(
+            f"note: Parquet has no place for the metadata of {done.without_metadata} records"
+        )
 
 
 def _open_processor(path: Path) -> "tuple[TriptychProcessor, int | None]":

@@ -11,12 +11,15 @@ from triptych.images.decode import ImageLimits
 from triptych.spec import Spec
 
 
-def _located(path: object) -> object:
+def located(path: str) -> Path | str:
     """A path, unless it is the address of a remote file."""
-    return Path(path) if isinstance(path, str) and "://" not in path else path
+    return path if "://" in path else Path(path)
 
 
-Located: TypeAlias = Annotated[Path | str, BeforeValidator(_located)]
+Located: TypeAlias = Annotated[
+    Path | str,
+    BeforeValidator(lambda given: located(given) if isinstance(given, str) else given),
+]
 
 
 class SourceSpec(Spec):

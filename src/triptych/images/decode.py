@@ -120,6 +120,19 @@ def content_hash(source: ImageInput, *, root: Path | None = None) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_encoded(source: str | Path | bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+    """The bytes of an image file, as they are.
+
+    Raises:
+        ImageError: when the source is missing, no image, or over a limit.
+    """
+    with _opened(source, None, limits):
+        pass
+    if isinstance(source, bytes):
+        return source
+    return _decode_data_uri(str(source)) if _is_data_uri(source) else Path(source).read_bytes()
+
+
 @contextmanager
 def _opened(
     source: ImageInput, root: Path | None, limits: ImageLimits

@@ -77,7 +77,8 @@ def convert_mimicit(entry: object, where: str, root: Path | None = None) -> Reco
     if not isinstance(rounds, list) or not rounds or not isinstance(images, list):
         raise DataError(f"{where}: 'rounds' and 'images' are expected")
     messages: list[dict[str, object]] = []
-    for item in rounds:
+    for one in rounds:
+        item = _mapping(one, f"{where}: a round")
         question, answer = item.get("instruction"), item.get("answer")
         if not isinstance(question, str) or not isinstance(answer, str):
             raise DataError(f"{where}: 'instruction' and 'answer' must be texts")
