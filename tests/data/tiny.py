@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from triptych.data.spec import BatchSpec, DataSpec, SourceSpec
-from triptych.images.plan import FixedTiling
+from triptych.images.tiling import FixedTiling
 from triptych.language import TrainedTokenizer, train_tokenizer
 from triptych.model.processing import TriptychProcessor, VisionSettings
 from triptych.model.template import IMAGE_TOKEN, end_token, read_template

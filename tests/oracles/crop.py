@@ -16,6 +16,6 @@ def crop_slowly(image: Image.Image, plan: TilePlan) -> NDArray[np.uint8]:
             for column in range(plan.size):
                 x, y = window.left + column, window.top + row
                 inside = 0 <= x < resized.width and 0 <= y < resized.height
-                colour = resized.getpixel((x, y)) if inside else plan.fill
+                colour = resized.getpixel((x, y)) if inside else plan.spec.fill
                 tiles[index, :, row, column] = colour
     return tiles

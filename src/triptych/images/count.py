@@ -1,5 +1,6 @@
 """What an image costs in visual tokens. Nothing else in the house does this arithmetic."""
 
+from triptych.images.arrange import arrange
 from triptych.images.layout import TileLayout
 from triptych.images.plan import TilePlan
 
@@ -12,6 +13,6 @@ def image_tokens(plan: TilePlan, layout: TileLayout) -> int:
         layout: tokens of one tile as the language model sees them, behind the connector.
 
     Returns:
-        One tile of a 24 x 24 layout costs 576 tokens.
+        One tile of a 24 x 24 layout costs 576 tokens; learnable tokens count like the others.
     """
-    return layout.tokens_of(plan.tiles)
+    return sum(run.stop - run.start for run in arrange(plan, layout))

@@ -32,7 +32,7 @@ def crop_tiles(image: Image.Image, plan: TilePlan) -> NDArray[np.uint8]:
         if key not in resized:
             part = image if window.source == (0, 0, *image.size) else image.crop(window.source)
             resized[key] = part.resize(window.scaled, Image.Resampling.BICUBIC)
-        tile = Image.new("RGB", (plan.size, plan.size), plan.fill)
+        tile = Image.new("RGB", (plan.size, plan.size), plan.spec.fill)
         tile.paste(resized[key], (-window.left, -window.top))
         tiles[index] = np.asarray(tile).transpose(2, 0, 1)
     return tiles

@@ -1,42 +1,23 @@
 """From the size of an image to its tiles: pure integers, no pixels.
 
-Every tile is described by one rule: take a box of the image, resize it to ``scaled``, and cut the
-square window whose corner is at (left, top); what lies outside the resized image is fill. Worked
-example: 640x480 with ``fit: pad`` at 336 px is resized whole to 336x252, and its window starts at
-top -42, so that 42 rows of fill stand above and below it.
+An image is looked at in one or two views: an overview of one tile, and a grid of tiles. In each
+view a box of the image is resized to ``scaled`` and laid on a canvas of whole tiles; what it does
+not cover is fill. Worked example: 640x480 with ``fit: pad`` at 336 px in one tile is resized whole
+to 336x252 and laid at top 42, so that 42 rows of fill stand above and below it.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
-
-from pydantic import Field
+from functools import cached_property
+from typing import TypeAlias
 
 from triptych.errors import ImageError
-from triptych.spec import Spec
+from triptych.images.tiling import AnyresTiling, FixedTiling, Grid, GriddedTiling, TilingSpec
 
 Box: TypeAlias = tuple[int, int, int, int]
-
-Channel = Annotated[int, Field(ge=0, le=255)]
 
 # A crop keeps 1 part of the long side; this many are enough for the resampling filter, and they
 # bound the memory that a 1 x 100000 image takes when it is enlarged.
 CROP_CONTEXT = 8
-
-
-class FixedTiling(Spec):
-    """One tile for every image, whatever its shape."""
-
-    kind: Literal["fixed"] = "fixed"
-    """Names this tiling."""
-
-    fit: Literal["stretch", "pad", "crop"] = "stretch"
-    """Stretch the image to the square, pad its short side, or crop its long side at the centre."""
-
-    fill: tuple[Channel, Channel, Channel] = (127, 127, 127)
-    """Colour (red, green, blue) of the padding."""
-
-
-TilingSpec: TypeAlias = FixedTiling
 
 
 @dataclass(frozen=True)
@@ -56,28 +37,75 @@ class Window:
 
 
 @dataclass(frozen=True)
+class View:
+    """A box of the image, resized once and laid on a canvas of whole tiles.
+
+    Attributes:
+        source: box (left, top, right, bottom) of the image.
+        scaled: width and height that the box is resized to.
+        left, top: where it stands on the canvas; negative where it is cut off.
+        grid: rows and columns of tiles.
+        centred: whether padding stands on both sides.
+        skipped: numbers of the tiles, row by row, that are all padding and are not encoded.
+    """
+
+    source: Box
+    scaled: tuple[int, int]
+    left: int
+    top: int
+    grid: Grid = (1, 1)
+    centred: bool = True
+    skipped: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
 class TilePlan:
     """The tiles of one image.
 
     Attributes:
         width, height: pixels of the image, upright.
         size: side of a tile in pixels.
-        grid: rows and columns of tiles.
-        windows: one per tile, row by row.
-        fill: colour of what lies outside the image.
+        views: the grid, with the overview before it if there is one.
+        spec: what the plan was made from.
     """
 
     width: int
     height: int
     size: int
-    grid: tuple[int, int]
-    windows: tuple[Window, ...]
-    fill: tuple[int, int, int]
+    views: tuple[View, ...]
+    spec: TilingSpec
+
+    @cached_property
+    def windows(self) -> tuple[Window, ...]:
+        """The tiles that are encoded: the overview, then the grid row by row."""
+        return tuple(
+            Window(view.source, view.scaled, column * self.size - view.left, top)
+            for view in self.views
+            for row in range(view.grid[0])
+            for top in (row * self.size - view.top,)
+            for column in range(view.grid[1])
+            if row * view.grid[1] + column not in view.skipped
+        )
 
     @property
     def tiles(self) -> int:
-        """Number of tiles."""
+        """Number of tiles that are encoded, the overview among them."""
         return len(self.windows)
+
+    @property
+    def grid(self) -> Grid:
+        """Rows and columns of tiles, skipped ones among them."""
+        return self.views[-1].grid
+
+    @property
+    def overview(self) -> View | None:
+        """The view of the whole image in one tile before the grid."""
+        return self.views[0] if len(self.views) > 1 else None
+
+    @property
+    def skipped(self) -> int:
+        """Number of tiles that are all padding and are not encoded."""
+        return len(self.views[-1].skipped)
 
 
 def plan_tiles(width: int, height: int, size: int, spec: TilingSpec) -> TilePlan:
@@ -91,38 +119,113 @@ def plan_tiles(width: int, height: int, size: int, spec: TilingSpec) -> TilePlan
             f"cannot plan tiles for an image of {width}x{height} pixels at tile side {size}: "
             "every side must be at least 1"
         )
-    fits = {"stretch": _stretch, "pad": _pad, "crop": _crop}
-    window = fits[spec.fit](width, height, size)
-    return TilePlan(width, height, size, (1, 1), (window,), spec.fill)
+    if isinstance(spec, FixedTiling):
+        fits = {"stretch": _stretch, "pad": _pad, "crop": _crop}
+        views = (fits[spec.fit](width, height, size),)
+        return TilePlan(width, height, size, views, spec)
+    if isinstance(spec, AnyresTiling):
+        grid = choose_grid(width, height, size, spec)
+        alone = grid == (1, 1) and not spec.one_tile_overview
+    else:
+        grid, alone = (spec.side, spec.side), False
+    view = _lay_grid(width, height, size, grid, spec)
+    overview = () if alone or spec.overview == "none" else (_overview(width, height, size, spec),)
+    return TilePlan(width, height, size, (*overview, view), spec)
 
 
-def _stretch(width: int, height: int, size: int) -> Window:
-    return Window((0, 0, width, height), (size, size), 0, 0)
+def choose_grid(width: int, height: int, size: int, spec: AnyresTiling) -> Grid:
+    """The candidate grid that shows the image at the largest effective resolution.
+
+    That is the pixels of the image after it was scaled into the grid, but never more than it has.
+    Among equals the one with the least unused canvas wins, then the first.
+    """
+
+    def merit(grid: Grid) -> tuple[int, int]:
+        canvas_width, canvas_height = grid[1] * size, grid[0] * size
+        if width * canvas_height >= height * canvas_width:
+            scaled = canvas_width * (height * canvas_width // width)
+        else:
+            scaled = canvas_height * (width * canvas_height // height)
+        effective = min(scaled, width * height)
+        return effective, effective - canvas_width * canvas_height
+
+    return max(spec.candidates, key=merit)
 
 
-def _pad(width: int, height: int, size: int) -> Window:
-    longest = max(width, height)
-    scaled_width = _scale(width, size, longest)
-    scaled_height = _scale(height, size, longest)
-    left, top = -((size - scaled_width) // 2), -((size - scaled_height) // 2)
-    return Window((0, 0, width, height), (scaled_width, scaled_height), left, top)
+def _lay_grid(width: int, height: int, size: int, grid: Grid, spec: GriddedTiling) -> View:
+    canvas = (grid[1] * size, grid[0] * size)
+    whole = (0, 0, width, height)
+    if spec.fit == "stretch":
+        return View(whole, canvas, 0, 0, grid)
+    scaled = _shrink(width, height, canvas, up=isinstance(spec, AnyresTiling))
+    centred = spec.anchor == "centre"
+    left, top = _place(scaled, canvas, centred=centred)
+    columns = range(grid[1])
+    empty = frozenset(
+        row * grid[1] + column
+        for row in range(grid[0])
+        for column in columns
+        if not (
+            left < (column + 1) * size
+            and column * size < left + scaled[0]
+            and top < (row + 1) * size
+            and row * size < top + scaled[1]
+        )
+    )
+    skipped = empty if spec.leaves_out else frozenset()
+    return View(whole, scaled, left, top, grid, centred, skipped)
 
 
-def _crop(width: int, height: int, size: int) -> Window:
+def _overview(width: int, height: int, size: int, spec: GriddedTiling) -> View:
+    if spec.overview == "squash":
+        return _stretch(width, height, size)
+    return _pad(width, height, size, centred=spec.anchor == "centre")
+
+
+def _stretch(width: int, height: int, size: int) -> View:
+    return View((0, 0, width, height), (size, size), 0, 0)
+
+
+def _pad(width: int, height: int, size: int, *, centred: bool = True) -> View:
+    scaled = _shrink(width, height, (size, size), up=False)
+    left, top = _place(scaled, (size, size), centred=centred)
+    return View((0, 0, width, height), scaled, left, top, centred=centred)
+
+
+def _crop(width: int, height: int, size: int) -> View:
     """Shortest side to ``size``, then the central square, as CLIP's processor does."""
     shortest = min(width, height)
     kept_width = min(width, CROP_CONTEXT * shortest)
     kept_height = min(height, CROP_CONTEXT * shortest)
     left, top = (width - kept_width) // 2, (height - kept_height) // 2
     scaled = (size * kept_width // shortest, size * kept_height // shortest)
-    return Window(
+    return View(
         source=(left, top, left + kept_width, top + kept_height),
         scaled=scaled,
-        left=(scaled[0] - size) // 2,
-        top=(scaled[1] - size) // 2,
+        left=-((scaled[0] - size) // 2),
+        top=-((scaled[1] - size) // 2),
     )
 
 
-def _scale(side: int, size: int, longest: int) -> int:
-    """``side * size / longest`` to the nearest integer, at least 1."""
-    return max(1, (2 * side * size + longest) // (2 * longest))
+def _shrink(width: int, height: int, canvas: tuple[int, int], *, up: bool) -> tuple[int, int]:
+    """The largest size of the same shape on ``canvas``; its short side rounded up, or to nearest.
+
+    Rounding up is LLaVA-NeXT's and xGen-MM's way. Rounding to nearest keeps a shape of 2001x1000
+    from reaching into the next row of tiles with a single row of pixels.
+    """
+    canvas_width, canvas_height = canvas
+    if width * canvas_height >= height * canvas_width:
+        return canvas_width, min(canvas_height, _divide(height * canvas_width, width, up=up))
+    return min(canvas_width, _divide(width * canvas_height, height, up=up)), canvas_height
+
+
+def _divide(dividend: int, divisor: int, *, up: bool) -> int:
+    """The quotient rounded up or to nearest, at least 1."""
+    quotient = -(-dividend // divisor) if up else (2 * dividend + divisor) // (2 * divisor)
+    return max(1, quotient)
+
+
+def _place(scaled: tuple[int, int], canvas: tuple[int, int], *, centred: bool) -> tuple[int, int]:
+    if not centred:
+        return 0, 0
+    return (canvas[0] - scaled[0]) // 2, (canvas[1] - scaled[1]) // 2

@@ -7,7 +7,7 @@ from pydantic import Field
 from triptych.attention import ImageScope, RuleName
 from triptych.connectors import ConnectorSpec, MlpConnector
 from triptych.fusion import FusionSpec, SpliceFusion
-from triptych.images.plan import FixedTiling, TilingSpec
+from triptych.images.tiling import FixedTiling, TilingSpec
 from triptych.language import LanguageSpec
 from triptych.spec import Spec
 from triptych.towers import TowerGrid, TowerSpec
