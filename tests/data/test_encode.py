@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from triptych.data.encode import Encoder, RecordImageError, SampleSize
 from triptych.data.readers import open_reader
 from triptych.data.schema import Record, parse_record
 from triptych.errors import DataError
-from triptych.images.plan import TilePlan
 from triptych.model.processing import TriptychProcessor
 
 SHADES = {"a.png": 10, "b.png": 120, "c.png": 230}
@@ -94,21 +92,17 @@ def test_trimming_drops_the_oldest_rounds_and_keeps_images_with_their_rounds(
     assert shades == [SHADES[name] for name in names]
 
 
-class ByWidth(TriptychProcessor):
-    """One tile for every 10 pixels of width, as a tiling that follows the size would do."""
-
-    def plan(self, width: int, height: int) -> TilePlan:
-        plan = super().plan(width, height)
-        return replace(plan, windows=plan.windows * (width // 10))
-
-
 def test_after_trimming_each_image_keeps_its_own_size(
     processor: TriptychProcessor, tmp_path: Path
 ) -> None:
     for width in (10, 20, 30):
         Image.new("RGB", (width, 12)).save(tmp_path / f"{width}.png")
-    wide = ByWidth(
-        processor.tokenizer, processor.vision, processor.end_token, str(processor.chat_template)
+    tiling = {"kind": "anyres", "grids": [[1, 1], [1, 2], [1, 3]], "overview": "none"}
+    wide = TriptychProcessor(
+        processor.tokenizer,
+        processor.vision | {"tiling": tiling},
+        processor.end_token,
+        str(processor.chat_template),
     )
     part = record(
         tmp_path, user("x", "10.png"), answer("no"), user("y", "20.png", "30.png"), answer("no")

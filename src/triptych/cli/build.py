@@ -10,8 +10,10 @@ from rich.table import Table
 from triptych.errors import DataError
 from triptych.synth.dialogue import easy_vqa
 from triptych.synth.dialogue.rounds import Style
+from triptych.synth.ocr import codes
 
 DEFAULT = easy_vqa.Plan()
+CODES = codes.Plan()
 
 app = typer.Typer(no_args_is_help=True, help="Build data from installed packages.")
 
@@ -64,12 +66,49 @@ def build_easy_vqa(
         balance=balance or None,
     )
     plan = easy_vqa.Plan(seed, passes, limit, style, talk)
+    _print_files("easy-vqa", out, easy_vqa.build(out, plan, replace_other=replace))
+
+
+@app.command("codes")
+def build_codes(
+    out: Annotated[Path, typer.Option(help="Folder that receives images and records.")],
+    seed: Annotated[int, typer.Option(help="Seed of the training pages.")] = CODES.seed,
+    train: Annotated[int, typer.Option(min=1, help="Training pages.")] = CODES.train,
+    test: Annotated[int, typer.Option(min=1, help="Held-out pages.")] = CODES.test,
+    page: Annotated[
+        int, typer.Option(min=16, max=4000, help="Longer side of a page in pixels.")
+    ] = CODES.page,
+    heights: Annotated[
+        str, typer.Option(help="Heights of a capital in pixels, such as 6,9,14.")
+    ] = ",".join(map(str, CODES.heights)),
+    length: Annotated[int, typer.Option(min=1, help="Characters of a code.")] = CODES.length,
+    alphabet: Annotated[str, typer.Option(help="What codes are made of.")] = CODES.alphabet,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a folder built with other options.")
+    ] = False,
+) -> None:
+    """Pages with one random code each, printed at several heights, and held-out pages."""
+    plan = codes.Plan(seed, train, test, page, _heights(heights), length, alphabet)
+    _print_files("codes", out, codes.build(out, plan, replace_other=replace))
+
+
+def _print_files(name: str, out: Path, files: dict[str, int]) -> None:
     table = Table("file", "records")
-    for name, count in easy_vqa.build(out, plan, replace_other=replace).items():
-        table.add_row(name, str(count))
+    for file, count in files.items():
+        table.add_row(file, str(count))
     console = Console()
-    console.print(f"easy-vqa in {out}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{name} in {out}", markup=False, highlight=False, soft_wrap=True)
     console.print(table)
+
+
+def _heights(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 4:
+        raise DataError(f"--heights {text}: expected pixels of 4 and more, such as 6,9,14")
+    return found
 
 
 def _weights(text: str) -> dict[int, float]:

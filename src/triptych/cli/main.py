@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
         "Check, look at and build training data.",
         {"build": "triptych.cli.build:app"},
     ),
+    "tiles": Verb("triptych.cli.tiles:tiles", "Show how images are cut into tiles."),
     "recipe": Verb("triptych.cli.recipe:app", "Check and print recipes, and their schema."),
 }
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from triptych.connectors.base import Connector
+from triptych.connectors.base import Connector, ConnectorSpecBase
 from triptych.connectors.mlp import LinearConnector, MlpConnector
 from triptych.connectors.perceiver import PerceiverConnector
 from triptych.connectors.pixel_shuffle import PixelShuffleConnector
@@ -24,6 +24,7 @@ ConnectorSpec = Annotated[
 __all__ = [
     "Connector",
     "ConnectorSpec",
+    "ConnectorSpecBase",
     "LinearConnector",
     "MlpConnector",
     "PerceiverConnector",

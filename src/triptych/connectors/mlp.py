@@ -8,13 +8,12 @@ from typing import Literal, cast
 from pydantic import Field
 from torch import Tensor, nn
 
-from triptych.connectors.base import Chain, Connector
+from triptych.connectors.base import Chain, Connector, ConnectorSpecBase
 from triptych.connectors.pool import Pooling, pool_blocks, pooled_layout
 from triptych.images.layout import TileLayout
-from triptych.spec import Spec
 
 
-class LinearConnector(Spec):
+class LinearConnector(ConnectorSpecBase):
     """One linear layer, then LayerNorm: the projection of DeepSpeed-VisualChat and SPHINX."""
 
     kind: Literal["linear"] = "linear"
@@ -32,7 +31,7 @@ class LinearConnector(Spec):
         return Chain(linear, nn.LayerNorm(out)) if self.norm else Chain(linear)
 
 
-class MlpConnector(Spec):
+class MlpConnector(ConnectorSpecBase):
     """Linear layers with GELU between them: the projector of LLaVA-1.5 when ``layers`` is 2."""
 
     kind: Literal["mlp"] = "mlp"

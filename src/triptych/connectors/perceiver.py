@@ -6,21 +6,22 @@ Shape suffixes: T tiles (images when whole images are sampled), P tokens, N late
 H heads, D width of the towers.
 """
 
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from triptych.connectors.base import Connector
+from triptych.connectors.base import Connector, ConnectorSpecBase
 from triptych.connectors.sampling import Sampling, join_tiles, latent_layout
 from triptych.images.layout import TileLayout
-from triptych.spec import Spec
 
 
-class PerceiverConnector(Spec):
+class PerceiverConnector(ConnectorSpecBase):
     """Latents that attend to the tokens of a tile, or of a whole image, and to each other."""
+
+    masks_padding: ClassVar[bool] = True
 
     kind: Literal["perceiver"] = "perceiver"
     """Names this connector."""

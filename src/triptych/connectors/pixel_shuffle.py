@@ -4,11 +4,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from triptych.connectors.base import Chain, Connector
+from triptych.connectors.base import Chain, Connector, ConnectorSpecBase
 from triptych.connectors.mlp import mlp
 from triptych.errors import RecipeError
 from triptych.images.layout import TileLayout
-from triptych.spec import Spec
 
 
 class PixelShuffle(nn.Module):
@@ -32,7 +31,7 @@ class PixelShuffle(nn.Module):
         return blocks.permute(0, 1, 3, 2, 4, 5).reshape(tiles, -1, f * f * width)
 
 
-class PixelShuffleConnector(Spec):
+class PixelShuffleConnector(ConnectorSpecBase):
     """Pixel shuffle, then an MLP: ``factor``^2 times fewer visual tokens at no loss of channels."""
 
     kind: Literal["pixel_shuffle"] = "pixel_shuffle"

@@ -3,21 +3,22 @@
 Shape suffixes: T tiles (images when whole images are sampled), P tokens, N queries, D width.
 """
 
-from typing import Literal, Self, cast
+from typing import ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from triptych.connectors.base import Connector
+from triptych.connectors.base import Connector, ConnectorSpecBase
 from triptych.connectors.sampling import Sampling, join_tiles, latent_layout
 from triptych.images.layout import TileLayout
-from triptych.spec import Spec
 
 
-class QFormerConnector(Spec):
+class QFormerConnector(ConnectorSpecBase):
     """Queries that attend to each other and, in every other layer, to the tokens of the towers."""
+
+    masks_padding: ClassVar[bool] = True
 
     kind: Literal["qformer"] = "qformer"
     """Names this connector."""

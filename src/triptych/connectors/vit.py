@@ -3,20 +3,21 @@
 Shape suffixes: T tiles, P tokens of a tile, H heads, D width.
 """
 
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from triptych.connectors.base import Connector
+from triptych.connectors.base import Connector, ConnectorSpecBase
 from triptych.errors import RecipeError
 from triptych.images.layout import TileLayout
-from triptych.spec import Spec
 
 
-class VitConnector(Spec):
+class VitConnector(ConnectorSpecBase):
     """One pre-norm encoder layer over the tokens of a tile, then Linear and LayerNorm."""
+
+    masks_padding: ClassVar[bool] = True
 
     kind: Literal["vit"] = "vit"
     """Names this connector."""

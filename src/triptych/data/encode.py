@@ -153,7 +153,7 @@ class Encoder:
         return [self._per_image(record, k, self._pixels) for k in range(len(record.images))]
 
     def _encode(self, record: Record, sizes: list[tuple[int, int]]) -> Prompt:
-        return self._skeleton(record).expand([self._cost(size)[0] for size in sizes])
+        return self._skeleton(record).expand([self._cost(size)[0] for size in sizes], sizes)
 
     def _skeleton(self, record: Record) -> Skeleton:
         key = record.wording_key

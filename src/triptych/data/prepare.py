@@ -76,4 +76,4 @@ class Preparer(Dataset[Loaded]):
 def empty_batch(processor: TriptychProcessor) -> Batch:
     """A batch of one text token that is not supervised: what is left when nothing is."""
     token = 1 if processor.image_token_id == 0 else 0
-    return processor.collate([Prompt([token], [False], [])], [[]], labels=True)
+    return processor.collate([Prompt([token], [False], [], [])], [[]], labels=True)

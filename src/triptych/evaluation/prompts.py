@@ -36,5 +36,7 @@ def cut_before(request: Request, stop: int) -> Request:
     """The first ``stop`` tokens of a request with the images that stand in them."""
     whole = request.prompt
     spans = [span for span in whole.spans if span[1] <= stop]
-    prompt = Prompt(whole.input_ids[:stop], whole.supervised[:stop], spans)
+    prompt = Prompt(
+        whole.input_ids[:stop], whole.supervised[:stop], spans, whole.sizes[: len(spans)]
+    )
     return Request(prompt, request.pictures[: len(spans)])

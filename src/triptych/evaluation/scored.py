@@ -10,7 +10,6 @@ import torch
 
 from triptych.inference.engine import Engine
 from triptych.inference.requests import Request
-from triptych.inference.vision import image_inputs
 
 
 def follows_references(
@@ -46,10 +45,9 @@ def _matches(engine: Engine, requests: Sequence[Request]) -> list[bool]:
     device = engine.model.device
     prompts = [request.prompt for request in requests]
     batch = engine.processor.collate(prompts, [[] for _ in prompts], labels=True)
-    features = iter(engine.vision.features([one for r in requests for one in r.pictures]))
-    images = [[next(features) for _ in request.pictures] for request in requests]
+    images = engine.vision.inputs([request.pictures for request in requests])
     names = ("input_ids", "attention_mask", "labels")
-    inputs = {name: batch[name].to(device) for name in names} | image_inputs(images, device)
+    inputs = {name: batch[name].to(device) for name in names} | images
     logits = engine.model(**inputs).logits
     targets = inputs["labels"][:, 1:]
     matches: list[bool] = (logits.argmax(-1) == targets[targets != -100]).tolist()

@@ -118,12 +118,12 @@ def check_layout(spec: TilingSpec, layout: TileLayout, *, masks_padding: bool) -
             "model.tiling: the connector samples the whole image, so that tile_tags and "
             "row_separator have no place; set both to false"
         )
-    if masks_padding and isinstance(spec, GriddedTiling):
-        if spec.fit == "pad" and not spec.leaves_out:
-            raise RecipeError(
-                "model.tiling.skip: the connector masks padding, and a tile that is all padding "
-                "would leave it nothing to see; set skip: bare"
-            )
+    empty = isinstance(spec, GriddedTiling) and spec.fit == "pad" and not spec.leaves_out
+    if masks_padding and empty:
+        raise RecipeError(
+            "model.tiling.skip: the connector masks padding, and a tile that is all padding would "
+            "leave it nothing to see; set skip: bare"
+        )
 
 
 def token_sources(

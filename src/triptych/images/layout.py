@@ -23,7 +23,3 @@ class TileLayout:
     def tokens(self) -> int:
         """Tokens of one tile, prefix included; of one image where ``whole_image`` is set."""
         return self.prefix + self.rows * self.columns
-
-    def tokens_of(self, tiles: int) -> int:
-        """Tokens of an image of so many tiles."""
-        return self.tokens if self.whole_image else tiles * self.tokens

@@ -7,7 +7,7 @@ to 336x252 and laid at top 42, so that 42 rows of fill stand above and below it.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 from triptych.errors import ImageError
@@ -108,6 +108,7 @@ class TilePlan:
         return len(self.views[-1].skipped)
 
 
+@lru_cache(maxsize=1024)
 def plan_tiles(width: int, height: int, size: int, spec: TilingSpec) -> TilePlan:
     """Plan the tiles of an image of ``width`` x ``height`` pixels for towers of side ``size``.
 

@@ -20,7 +20,7 @@ from triptych.attention import ImageEntry, Kind
 from triptych.errors import SpanError
 from triptych.inference.growing import GrowingCache
 from triptych.inference.reuse import ImageReuse
-from triptych.inference.vision import Picture, VisionCache, image_inputs
+from triptych.inference.vision import Picture, VisionCache
 from triptych.model.modeling import TriptychForConditionalGeneration
 
 Ints = npt.NDArray[np.int64]
@@ -186,20 +186,20 @@ class Prefiller:
         rows = [self._sort(row, *one) for row, one in enumerate(zip(parts, entries, strict=True))]
         width = max(len(row.reused) for row in rows)
         queries = max(len(row.run) for row in rows)
+        pictures = self._vision.inputs([row.pictures for row in rows])
         self._write(rows, width, cache, queries)
         added = self._describe(rows, width, queries)
-        features = [list(row.features) for row in rows]
         encoded = 0 if self._reuse is None else self._reuse.encoded_tokens - encoded
         return Step(
             known.join(added),
             queries,
-            image_inputs(features, self.model.device),
+            pictures,
             encoded + sum(len(row.run) for row in rows),
             sum(len(row.reused) for row in rows),
         )
 
-    def _find(self, parts: Sequence[Part]) -> list[list[ImageEntry | Tensor]]:
-        """For each image its entry, or its tower features where its tokens have to be run.
+    def _find(self, parts: Sequence[Part]) -> list[list[ImageEntry | None]]:
+        """For each image its entry, or None where its tokens have to be run.
 
         An image at the very end is run: the logits of its last token are wanted.
         """
@@ -211,22 +211,22 @@ class Prefiller:
             for part, row in zip(parts, runs, strict=True)
             for picture, run in zip(part.pictures, row, strict=True)
         ]
-        features = iter(self._vision.features([picture for picture, run in pairs if run]))
         kept = [picture for picture, run in pairs if not run]
         entries = iter([] if self._reuse is None else self._reuse.entries(kept))
-        return [[next(features) if run else next(entries) for run in row] for row in runs]
+        return [[None if run else next(entries) for run in row] for row in runs]
 
     def _is_run(self, part: Part, picture: int) -> bool:
         last = picture == len(part.pictures) - 1
         ends = part.ids[-1] == self.model.config.image_token_id
         return self._reuse is None or (last and ends)
 
-    def _sort(self, row: int, part: Part, images: Sequence[ImageEntry | Tensor]) -> "_Row":
+    def _sort(self, row: int, part: Part, images: Sequence[ImageEntry | None]) -> "_Row":
         """Tell the tokens of a part that are reused from those that are run."""
         ids = np.asarray(part.ids, dtype=np.int64)
         visual = np.flatnonzero(ids == self.model.config.image_token_id)
-        tokens = self.model.layout.tokens_of
-        counts = [one.tokens if isinstance(one, ImageEntry) else tokens(len(one)) for one in images]
+        tokens = self.model.tile_tokens.tokens_of
+        pairs = list(zip(part.pictures, images, strict=True))
+        counts = [tokens(*one.size) if entry is None else entry.tokens for one, entry in pairs]
         if sum(counts) != len(visual):
             raise SpanError(
                 f"sample {row}: expected {sum(counts)} placeholders for {len(counts)} image(s), "
@@ -237,15 +237,15 @@ class Prefiller:
         own = np.split(visual, np.cumsum(counts)[:-1]) if counts else []
         for places, image in zip(own, images, strict=True):
             numbers[places] = part.start + places[0] + 1
-            reused[places] = isinstance(image, ImageEntry)
+            reused[places] = image is not None
         return _Row(
             ids,
             part.start,
             numbers,
             np.flatnonzero(reused),
             np.flatnonzero(~reused),
-            [one for one in images if isinstance(one, ImageEntry)],
-            [one for one in images if not isinstance(one, ImageEntry)],
+            [entry for entry in images if entry is not None],
+            [one for one, entry in pairs if entry is None],
         )
 
     def _write(self, rows: Sequence["_Row"], width: int, cache: GrowingCache, ahead: int) -> None:
@@ -305,7 +305,7 @@ class _Row:
         reused: which come from the image cache.
         run: which are run.
         entries: of the images that are reused.
-        features: of the images that are run.
+        pictures: the images that are run.
     """
 
     ids: Ints
@@ -314,7 +314,7 @@ class _Row:
     reused: Ints
     run: Ints
     entries: Sequence[ImageEntry]
-    features: Sequence[Tensor]
+    pictures: Sequence[Picture]
 
     def placed(self) -> Iterator[tuple[int, ImageEntry]]:
         """Each entry with the number of reused tokens before it."""

@@ -65,18 +65,18 @@ class ImageReuse:
             name = self._identify()
             self._vision.features([one for one in pictures if not self.cache.knows(name, one.key)])
 
-    def entries(self, pictures: Sequence[Picture]) -> list[ImageEntry]:
+    def entries(self, wanted: Sequence[Picture]) -> list[ImageEntry]:
         """Keys and values of each image; those that are not kept are computed together.
 
         Raises:
             ImageError: an image cannot be decoded.
         """
-        if not pictures:
+        if not wanted:
             return []
         name = self._identify()
         found: dict[str, ImageEntry] = {}
         missing: dict[str, Picture] = {}
-        for picture in pictures:
+        for picture in wanted:
             if picture.key in found or picture.key in missing:
                 continue
             entry = self.cache.find(name, picture.key)
@@ -85,12 +85,15 @@ class ImageReuse:
             else:
                 found[picture.key] = entry
         if missing:
-            made = self._keys.entries(self._vision.features(list(missing.values())))
+            pictures = list(missing.values())
+            made = self._keys.entries(
+                self._vision.features(pictures), [picture.size for picture in pictures]
+            )
             for key, entry in zip(missing, made, strict=True):
                 self.encoded_tokens += entry.tokens
                 self.cache.keep(name, key, entry)
                 found[key] = entry
-        return [found[picture.key] for picture in pictures]
+        return [found[picture.key] for picture in wanted]
 
     def _identify(self) -> str:
         """Name the model as it is now, and the way in which its images are cut."""

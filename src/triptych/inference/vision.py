@@ -109,6 +109,32 @@ class VisionCache:
         found |= self._encode(group)
         return [found[picture.key] for picture in pictures]
 
+    def inputs(self, samples: Sequence[Sequence[Picture]]) -> dict[str, Tensor]:
+        """Arguments of the model about images.
+
+        Args:
+            samples: for each row of the batch its images.
+
+        Returns:
+            ``images_per_sample`` (B,), and when there are images ``tile_features`` (T, P, D),
+            ``tiles_per_image`` (I,) and ``image_sizes`` (I, 2).
+
+        Raises:
+            ImageError: an image cannot be decoded.
+        """
+        device = self._model.device
+        counts = torch.tensor([len(sample) for sample in samples], device=device)
+        pictures = [picture for sample in samples for picture in sample]
+        if not pictures:
+            return {"images_per_sample": counts}
+        images = self.features(pictures)
+        return {
+            "images_per_sample": counts,
+            "tiles_per_image": torch.tensor([len(image) for image in images], device=device),
+            "image_sizes": torch.tensor([picture.size for picture in pictures], device=device),
+            "tile_features": torch.cat(images),
+        }
+
     def _encode(self, group: dict[str, np.ndarray]) -> dict[str, Tensor]:
         if not group:
             return {}
@@ -129,25 +155,3 @@ class VisionCache:
         while self._bytes > self._limit and self._kept:
             _, old = self._kept.popitem(last=False)
             self._bytes -= old.numel() * old.element_size()
-
-
-def image_inputs(samples: Sequence[Sequence[Tensor]], device: torch.device) -> dict[str, Tensor]:
-    """Arguments of the model about images.
-
-    Args:
-        samples: for each row of the batch the (T, P, D) features of its images.
-        device: where the counts are put.
-
-    Returns:
-        ``images_per_sample`` (B,), and when there are images ``tile_features`` (T, P, D) and
-        ``tiles_per_image`` (I,).
-    """
-    images = [image for sample in samples for image in sample]
-    counts = torch.tensor([len(sample) for sample in samples], device=device)
-    if not images:
-        return {"images_per_sample": counts}
-    return {
-        "images_per_sample": counts,
-        "tiles_per_image": torch.tensor([len(image) for image in images], device=device),
-        "tile_features": torch.cat(images),
-    }

@@ -101,12 +101,12 @@ class TokenInputs:
     images: Tensor | None
     places: Tensor | None
 
-    def complete(self, whole: Tensor, tokens_per_image: Tensor | None) -> "TokenInputs":
+    def complete(self, whole: Tensor, tokens_per_image: list[int]) -> "TokenInputs":
         """Fill in kinds and images where ``whole``, the kinds of all tokens, is at hand."""
         kinds = whole if self.kinds is None else self.kinds
         images = self.images
-        if images is None and tokens_per_image is not None:
-            images = number_images(kinds, tokens_per_image)
+        if images is None and tokens_per_image:
+            images = number_images(kinds, torch.tensor(tokens_per_image))
         return TokenInputs(kinds, self.documents, images, self.places)
 
 

@@ -42,6 +42,7 @@ def initialise(
         towers=tuple(tower.resolve() for tower in spec.towers),
         tower_grid=spec.tower_grid,
         connector=spec.connector,
+        tiling=spec.tiling,
     )
     tokenizer = _make_tokenizer(spec, texts)
     original = len(tokenizer)

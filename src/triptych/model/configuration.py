@@ -5,7 +5,9 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from triptych.connectors import ConnectorSpec
+from triptych.images.arrange import check_layout
 from triptych.images.layout import TileLayout
+from triptych.images.tiling import FixedTiling, TilingSpec
 from triptych.spec import Spec, validate
 from triptych.towers import TowerGrid, TowerSpec, common_layout
 
@@ -19,6 +21,8 @@ class Panels(Spec):
     """The grid that the tokens of all towers are brought to."""
     connector: ConnectorSpec
     """The connector."""
+    tiling: TilingSpec = FixedTiling()
+    """How an image is cut into tiles."""
 
     @property
     def tile_size(self) -> int:
@@ -37,8 +41,14 @@ class Panels(Spec):
 
     @property
     def layout(self) -> TileLayout:
-        """Layout of a tile's visual tokens, after the connector."""
-        return self.connector.layout(self.tower_layout)
+        """Layout of a tile's visual tokens, after the connector.
+
+        Raises:
+            RecipeError: the tiling asks for what these tokens cannot give.
+        """
+        layout = self.connector.layout(self.tower_layout)
+        check_layout(self.tiling, layout, masks_padding=self.connector.masks_padding)
+        return layout
 
 
 class TriptychConfig(PreTrainedConfig):

@@ -39,14 +39,17 @@ class ImageKeys:
         self._model = model
         self.rotation = KeyRotation(model.language_model, model.attention_rule)
 
-    def entries(self, features: Sequence[Tensor]) -> list[ImageEntry]:
+    def entries(
+        self, features: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[ImageEntry]:
         """Run images through the language model.
 
         Args:
             features: tower features (T, P, D) of each image.
+            sizes: width and height of each image in pixels.
         """
         model, device = self._model, self._model.device
-        counts = torch.tensor([model.layout.tokens_of(len(one)) for one in features], device=device)
+        counts = torch.tensor([model.tile_tokens.tokens_of(*size) for size in sizes], device=device)
         total = int(counts.sum())
         ids = torch.full((1, total), model.config.image_token_id, device=device)
         cache = DynamicCache()
@@ -56,6 +59,7 @@ class ImageKeys:
                 tile_features=torch.cat(list(features)),
                 tiles_per_image=torch.tensor([len(one) for one in features], device=device),
                 images_per_sample=torch.tensor([len(features)], device=device),
+                image_sizes=torch.tensor(sizes),
                 token_kinds=torch.full_like(ids, Kind.IMAGE),
                 image_ids=torch.arange(len(counts), device=device).repeat_interleave(counts)[None],
                 position_ids=torch.zeros_like(ids),

@@ -24,14 +24,8 @@ from triptych.model.attention import (
 )
 from triptych.model.configuration import TriptychConfig
 from triptych.model.new_tokens import NewTokens
-from triptych.model.vision import (
-    IMAGE_INPUTS,
-    Images,
-    check_mask,
-    encode_tiles,
-    repeat_images,
-    tokens_per_image,
-)
+from triptych.model.tiles import TileTokens
+from triptych.model.vision import IMAGE_INPUTS, Images, check_mask, encode_tiles, repeat_images
 
 
 @dataclass
@@ -85,6 +79,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.connector = panels.connector.build(
             panels.tower_layout, panels.tower_width, text.hidden_size
         )
+        self.tile_tokens = TileTokens(panels, text.hidden_size, 0.02)
         self.new_tokens = (
             NewTokens(config.first_new_token_id, config.new_tokens, text.hidden_size, 0.02)
             if config.new_tokens
@@ -164,12 +159,18 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             embeddings = self.new_tokens.embed(input_ids, table)
         placeholders = input_ids == self.config.image_token_id
         if images.tiles or bool(placeholders.any()):
-            images.check(placeholders, self.layout)
-            visual = self.get_image_features(**images.vision())
-            return splice(embeddings, placeholders, visual.flatten(0, 1))
+            return splice(embeddings, placeholders, self._see(placeholders, images))
         if self.training and torch.is_grad_enabled():
             return embeddings + self._idle_vision().to(embeddings.dtype)
         return embeddings
+
+    def _see(self, placeholders: Tensor, images: Images) -> Tensor:
+        """Visual tokens (V, D) of all images of a batch, checked against the placeholders."""
+        plans = self.tile_tokens.plan(images)
+        images.check(placeholders, self.tile_tokens.count(plans))
+        mask = self.tile_tokens.mask(plans, placeholders.device)
+        visual = self.get_image_features(**images.vision(), patch_mask=mask)
+        return cast(Tensor, self.tile_tokens(visual, plans))
 
     def _idle_vision(self) -> Tensor:
         """Zero, computed through the vision side on a blank tile.
@@ -181,13 +182,14 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if any(p.requires_grad for p in self.towers.parameters()):
             side = self.tile_size
             blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
-            return 0.0 * self.get_image_features(pixel_values=blank).sum()
-        if any(p.requires_grad for p in self.connector.parameters()):
+            visual = self.get_image_features(pixel_values=blank)
+        elif any(p.requires_grad for p in self.connector.parameters()):
             shape = (1, self.tower_layout.tokens, self.tower_width)
-            return (
-                0.0 * self.get_image_features(tile_features=torch.zeros(shape, device=device)).sum()
-            )
-        return torch.zeros((), device=device)
+            visual = self.get_image_features(tile_features=torch.zeros(shape, device=device))
+        else:
+            return torch.zeros((), device=device)
+        learned = self.tile_tokens.weight
+        return 0.0 * (visual.sum() if learned is None else visual.sum() + learned.sum())
 
     def forward(
         self,
@@ -200,8 +202,8 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tile_features: Tensor | None = None,
         tiles_per_image: Tensor | None = None,
         images_per_sample: Tensor | None = None,
-        patch_mask: Tensor | None = None,
         tile_index: Tensor | None = None,
+        image_sizes: Tensor | None = None,
         token_kinds: Tensor | None = None,
         document_ids: Tensor | None = None,
         image_ids: Tensor | None = None,
@@ -223,10 +225,9 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             tile_features: (T, P, D), cached tower features instead of ``pixel_values``.
             tiles_per_image: (I,).
             images_per_sample: (B,).
-            patch_mask: bool (T, P), False on the towers' tokens that show padding alone; every
-                tile has one that is True. Default: no padding.
             tile_index: (T,), the place of each tile in ``pixel_values`` (or ``tile_features``), so
                 that equal tiles are given and encoded once. Default: they are all given.
+            image_sizes: (I, 2) pixels, width first; the tilings that look at them need them.
             token_kinds: (B, K) of all tokens, cached ones included: 0 padding, 1 text, 2 image.
                 Attention rules other than causal need them where tokens are cached or embedded
                 by the caller; see ``token_kinds``.
@@ -244,7 +245,12 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             SpanError: placeholders and images do not match.
         """
         images = Images(
-            pixel_values, tile_features, tiles_per_image, images_per_sample, patch_mask, tile_index
+            pixel_values,
+            tile_features,
+            tiles_per_image,
+            images_per_sample,
+            tile_index,
+            image_sizes,
         )
         if inputs_embeds is None:
             inputs_embeds = self.embed(cast(Tensor, input_ids), images)
@@ -253,7 +259,8 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tokens = TokenInputs(token_kinds, document_ids, image_ids, token_places)
         if input_ids is not None and _begins(past_key_values):
             kinds = self.find_token_kinds(input_ids, attention_mask)
-            tokens = tokens.complete(kinds, tokens_per_image(tiles_per_image, self.layout))
+            counts = self.tile_tokens.count(self.tile_tokens.plan(images))
+            tokens = tokens.complete(kinds, counts)
         kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids}
         kwargs |= self._attention.prepare(
             self.language_model, tokens, inputs_embeds.shape[1], past_key_values

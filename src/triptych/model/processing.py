@@ -18,7 +18,8 @@ from triptych.images.count import image_tokens
 from triptych.images.crop import crop_tiles
 from triptych.images.decode import ImageInput, open_image
 from triptych.images.layout import TileLayout
-from triptych.images.plan import TilePlan, TilingSpec, plan_tiles
+from triptych.images.plan import TilePlan, plan_tiles
+from triptych.images.tiling import TilingSpec
 from triptych.model.prompt import Prompt, Skeleton, nest_images, pack_prompts, pad_prompts
 from triptych.model.sharing import share_tiles
 from triptych.model.spec import Numbered
@@ -78,12 +79,8 @@ class TriptychProcessor(ProcessorMixin):
         self.vision = dict(vision)
         self.end_token = end_token
         self.settings = validate(VisionSettings, self.vision, "processor_config.json: vision")
-        self.layout = TileLayout(
-            self.settings.rows,
-            self.settings.columns,
-            self.settings.prefix,
-            self.settings.whole_image,
-        )
+        one = self.settings
+        self.layout = TileLayout(one.rows, one.columns, one.prefix, one.whole_image)
         self.tile_size = self.settings.tile_size
         super().__init__(tokenizer, chat_template=chat_template)
         self.image_token_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
@@ -102,6 +99,7 @@ class TriptychProcessor(ProcessorMixin):
             "tiles_per_image",
             "images_per_sample",
             "tile_index",
+            "image_sizes",
         ]
 
     def plan(self, width: int, height: int) -> TilePlan:
@@ -152,7 +150,7 @@ class TriptychProcessor(ProcessorMixin):
             DataError: the number of image parts is not the number of sizes.
         """
         skeleton = self.skeleton(messages, add_generation_prompt=add_generation_prompt)
-        return skeleton.expand([self.count(width, height) for width, height in sizes])
+        return skeleton.expand([self.count(width, height) for width, height in sizes], sizes)
 
     def skeleton(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False
@@ -200,9 +198,9 @@ class TriptychProcessor(ProcessorMixin):
 
         Returns:
             ``input_ids``, ``attention_mask`` (B, S); ``images_per_sample`` (B,); where there are
-            images ``tiles_per_image`` (I,) and ``pixel_values`` or ``tile_features``; where tiles
-            are equal, ``tile_index`` (T,) into ``pixel_values``, which holds each once; where
-            packed ``document_ids`` (1, S).
+            images ``tiles_per_image`` (I,), ``image_sizes`` (I, 2) in pixels, width first, and
+            ``pixel_values`` or ``tile_features``; where tiles are equal, ``tile_index`` (T,) into
+            ``pixel_values``, which holds each once; where packed ``document_ids`` (1, S).
         """
         if packed:
             batch = pack_prompts(prompts)
@@ -215,6 +213,7 @@ class TriptychProcessor(ProcessorMixin):
         flat = [image for images in tiles for image in images]
         if flat:
             batch["tiles_per_image"] = torch.tensor([len(image) for image in flat])
+            batch["image_sizes"] = torch.tensor([size for p in prompts for size in p.sizes])
             pixels = np.concatenate(flat)
             if pixels.dtype == np.uint8:
                 pixels, index = share_tiles(pixels)
@@ -252,7 +251,8 @@ class TriptychProcessor(ProcessorMixin):
                     f"the text has {len(skeleton.places)} {IMAGE_TOKEN!r}, but {len(pictures)} "
                     "image(s) were given"
                 )
-            prompts.append(skeleton.expand([self.count(*picture.size) for picture in pictures]))
+            sizes = [picture.size for picture in pictures]
+            prompts.append(skeleton.expand([self.count(*size) for size in sizes], sizes))
         tiles = [[self.tiles(picture.convert("RGB")) for picture in row] for row in nested]
         return BatchFeature(dict(self.collate(prompts, tiles, padding_side=padding_side)))
 

@@ -23,11 +23,13 @@ class Prompt:
         input_ids: token ids, image placeholders expanded.
         supervised: for each token, whether it is in the loss.
         spans: [start, stop) of each image's visual tokens.
+        sizes: width and height of each image in pixels.
     """
 
     input_ids: list[int]
     supervised: list[bool]
     spans: list[tuple[int, int]]
+    sizes: list[tuple[int, int]]
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -56,8 +58,8 @@ class Skeleton:
         """Whether a token other than the first, which has no prediction, is in the loss."""
         return any(self.supervised[1:])
 
-    def expand(self, costs: Sequence[int]) -> Prompt:
-        """Repeat the placeholder of image k ``costs[k]`` times.
+    def expand(self, costs: Sequence[int], sizes: Sequence[tuple[int, int]]) -> Prompt:
+        """Repeat the placeholder of image k, which has ``sizes[k]``, ``costs[k]`` times.
 
         Raises:
             DataError: the number of placeholders is not the number of costs.
@@ -78,7 +80,8 @@ class Skeleton:
             ids += [self.ids[place]] * cost
             supervised += [False] * cost
             last = place + 1
-        return Prompt(ids + self.ids[last:], supervised + self.supervised[last:], spans)
+        ids, supervised = ids + self.ids[last:], supervised + self.supervised[last:]
+        return Prompt(ids, supervised, spans, list(sizes))
 
 
 def pad_prompts(

@@ -20,8 +20,8 @@ IMAGE_INPUTS = (
     "tile_features",
     "tiles_per_image",
     "images_per_sample",
-    "patch_mask",
     "tile_index",
+    "image_sizes",
 )
 
 
@@ -34,16 +34,16 @@ class Images:
         tile_features: cached tower features (T, P, D) instead, or None.
         tiles_per_image: (I,), or None when each tile is an image.
         images_per_sample: (B,), or None for a batch of one.
-        patch_mask: bool (T, P), False on tokens of padding, or None.
         tile_index: (T,), place of each tile in what is given, or None when all are given.
+        image_sizes: (I, 2) pixels, width first; None where the tiling does not look at them.
     """
 
     pixel_values: Tensor | None
     tile_features: Tensor | None
     tiles_per_image: Tensor | None
     images_per_sample: Tensor | None
-    patch_mask: Tensor | None = None
     tile_index: Tensor | None = None
+    image_sizes: Tensor | None = None
 
     @property
     def tiles(self) -> int:
@@ -58,13 +58,16 @@ class Images:
         return {
             "pixel_values": self.pixel_values,
             "tile_features": self.tile_features,
-            "patch_mask": self.patch_mask,
             "tiles_per_image": self.tiles_per_image,
             "tile_index": self.tile_index,
         }
 
-    def check(self, placeholders: Tensor, layout: TileLayout) -> None:
-        """Compare the placeholders bool (B, S) of the sequence with the images given.
+    def check(self, placeholders: Tensor, tokens: list[int]) -> None:
+        """Compare the placeholders of the sequence with the images given.
+
+        Args:
+            placeholders: bool (B, S).
+            tokens: visual tokens of each image.
 
         Raises:
             SpanError: names sample, image, expected and found count.
@@ -82,7 +85,7 @@ class Images:
                 f"a batch of {len(placeholders)} samples with {len(tiles)} images needs "
                 "images_per_sample; the processor makes it"
             )
-        check_spans(placeholders, [layout.tokens_of(count) for count in tiles], per_sample)
+        check_spans(placeholders, tokens, per_sample)
 
 
 def check_mask(
@@ -157,14 +160,6 @@ def _encode(tower: Tower, tiles: Tensor, at_once: int | None) -> Tensor:
     return torch.cat(parts)
 
 
-def tokens_per_image(tiles_per_image: Tensor | None, layout: TileLayout) -> Tensor | None:
-    """Visual tokens (I,) of images of so many tiles (I,)."""
-    if tiles_per_image is None:
-        return None
-    counts = [layout.tokens_of(count) for count in tiles_per_image.tolist()]
-    return torch.tensor(counts, dtype=torch.long, device=tiles_per_image.device)
-
-
 def repeat_images(
     images: dict[str, Tensor | None], rows: int, times: int
 ) -> dict[str, Tensor | None]:
@@ -184,12 +179,12 @@ def repeat_images(
     samples = torch.repeat_interleave(torch.arange(rows), times)
     chosen_images = _ragged(per_sample.cpu(), samples)
     chosen_tiles = _ragged(per_image.cpu(), chosen_images).to(given.device)
-    mask = images["patch_mask"]
+    sizes = images["image_sizes"]
     return images | {
         "tile_index": index[chosen_tiles],
         "tiles_per_image": per_image[chosen_images.to(per_image.device)],
         "images_per_sample": per_sample[samples.to(per_sample.device)],
-        "patch_mask": None if mask is None else mask[chosen_tiles],
+        "image_sizes": None if sizes is None else sizes[chosen_images.to(sizes.device)],
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-COUNTS = ("tiles_per_image", "images_per_sample")
+COUNTS = ("tiles_per_image", "images_per_sample", "image_sizes")
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

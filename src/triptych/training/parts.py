@@ -49,7 +49,7 @@ def stage_parts(model: "TriptychForConditionalGeneration", stage: StageSpec) -> 
 
     return [
         *(part(name, tower, spec) for name, tower, spec in _tower_parts(model, stage)),
-        part("connector", model.connector, train.connector),
+        part("connector", nn.ModuleList([model.connector, model.tile_tokens]), train.connector),
         part("new_tokens", model.new_tokens or nn.Module(), train.new_tokens),
         part("language", model.language_model, train.language),
     ]

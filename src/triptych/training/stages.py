@@ -85,7 +85,8 @@ class TrainSpec(Spec):
     for each tower."""
 
     connector: Part = PartSpec()
-    """The connector between towers and language model: true, false, a learning rate, or keys."""
+    """The connector between towers and language model, with the learnable tokens of the tiling:
+    true, false, a learning rate, or keys."""
 
     new_tokens: Part = PartSpec()
     """The embedding rows added for image tokens: true, false, a learning rate, or keys."""

@@ -1,0 +1,120 @@
+"""From the visual tokens of tiles to those of images.
+
+Shape suffixes: B batch, I images, T tiles, P tokens of a tile before the connector, V visual tokens
+of a tile, D width.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from triptych.errors import SpanError
+from triptych.images.arrange import arrange, learned_tokens, padding_mask, token_sources
+from triptych.images.count import image_tokens
+from triptych.images.plan import TilePlan, plan_tiles
+from triptych.images.tiling import FixedTiling
+from triptych.model.configuration import Panels
+from triptych.model.vision import Images
+
+
+class TileTokens(nn.Module):
+    """Puts the visual tokens of an image in order, learnable tokens among them.
+
+    It plans the images anew from their sizes, so that what the model copies is checked against the
+    placeholders that the processor made.
+
+    Args:
+        panels: give the tiling and the layouts of tokens.
+        width: of a visual token.
+        std: of the random learnable tokens.
+
+    Attributes:
+        weight: (learnable tokens, D), or None where the tiling has none.
+    """
+
+    def __init__(self, panels: Panels, width: int, std: float) -> None:
+        super().__init__()
+        self.tiling, self.tile_size = panels.tiling, panels.tile_size
+        self.layout, self.tower_layout = panels.layout, panels.tower_layout
+        self.masks_padding = panels.connector.masks_padding
+        self.learned = learned_tokens(self.tiling, self.layout)
+        rows = torch.empty(len(self.learned), width).normal_(std=std)
+        self.weight = nn.Parameter(rows) if self.learned else None
+        copies = bool(self.learned) or self.tiling.unpad or self.tiling.order == "rows"
+        self._copies = copies and not self.layout.whole_image
+
+    def plan(self, images: Images) -> list[TilePlan]:
+        """Plan every image of a batch.
+
+        Raises:
+            SpanError: sizes are missing where they are needed, or the tiles given are not those
+                of the plans.
+        """
+        given = images.tiles_per_image
+        if images.image_sizes is None:
+            count = images.tiles if given is None else len(given)
+            return [self._plan_without_size()] * count if count else []
+        plans = [
+            plan_tiles(width, height, self.tile_size, self.tiling)
+            for width, height in images.image_sizes.tolist()
+        ]
+        tiles = [1] * images.tiles if given is None else given.tolist()
+        if len(tiles) != len(plans):
+            raise SpanError(f"image_sizes has {len(plans)} entries for {len(tiles)} images")
+        for number, (found, plan) in enumerate(zip(tiles, plans, strict=True), start=1):
+            if found != plan.tiles:
+                raise SpanError(
+                    f"image {number} of the batch ({plan.width}x{plan.height}): expected "
+                    f"{plan.tiles} tiles, found {found}; the processor's tiling is not the model's"
+                )
+        return plans
+
+    def tokens_of(self, width: int, height: int) -> int:
+        """Visual tokens of an image of ``width`` x ``height`` pixels."""
+        return image_tokens(plan_tiles(width, height, self.tile_size, self.tiling), self.layout)
+
+    def count(self, plans: Sequence[TilePlan]) -> list[int]:
+        """Visual tokens of each image."""
+        return [image_tokens(plan, self.layout) for plan in plans]
+
+    def mask(self, plans: Sequence[TilePlan], device: torch.device) -> Tensor | None:
+        """Mask bool (T, P) for connectors that sample, False on padding; None where none is."""
+        if not self.masks_padding or not plans:
+            return None
+        mask = np.concatenate([padding_mask(plan, self.tower_layout) for plan in plans])
+        return None if mask.all() else torch.from_numpy(mask).to(device)
+
+    def forward(self, visual: Tensor, plans: Sequence[TilePlan]) -> Tensor:
+        """Visual tokens of all images one after the other.
+
+        Args:
+            visual: (T, V, D) tokens of all tiles, or (I, V, D) where images are sampled whole.
+            plans: of all images.
+        """
+        table = visual.flatten(0, 1)
+        if not self._copies:
+            return table
+        if self.weight is not None:
+            # In the graph even where no image needs it, so that every rank has its gradient.
+            table = torch.cat([table, self.weight.to(table.dtype)])
+        rows, first = [], 0
+        for plan in plans:
+            runs = arrange(plan, self.layout)
+            rows.append(
+                token_sources(runs, self.layout, self.learned, first_tile=first, tiles=len(visual))
+            )
+            first += plan.tiles
+        return table.index_select(0, torch.from_numpy(np.concatenate(rows)).to(table.device))
+
+    def _plan_without_size(self) -> TilePlan:
+        """The plan of an image of which only the single tile is known."""
+        spec = self.tiling
+        needs_size = spec.fit == "pad" and (spec.unpad or self.masks_padding)
+        if not isinstance(spec, FixedTiling) or needs_size:
+            raise SpanError(
+                f"tiling '{spec.kind}' needs image_sizes (width, height) of all images; the "
+                "processor makes them"
+            )
+        return plan_tiles(self.tile_size, self.tile_size, self.tile_size, spec)
