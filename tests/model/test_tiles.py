@@ -10,6 +10,7 @@ from tests.model.tiny import TEXTS, answer, picture, tiny_spec, turn
 from tests.oracles.tiling import tokens_in_words
 from torch import Tensor, nn
 
+from triptych.connectors import ConnectorSpec, MlpConnector, PerceiverConnector
 from triptych.errors import SpanError
 from triptych.images import AnyresTiling, FixedTiling, GridTiling, TilingSpec, padding_mask
 from triptych.images.arrange import Learned
@@ -27,7 +28,16 @@ BARE = GridTiling(side=3, overview="none")
 NEXT = AnyresTiling(unpad=True, order="rows", row_separator=True, skip="none")
 ONE = AnyresTiling(one_tile=True, max_tiles=6, anchor="corner", overview="pad", edge="any")
 PADDED = FixedTiling(fit="pad", unpad=True, row_separator=True)
-TILINGS = {"sphinx": SPHINX, "bare": BARE, "next": NEXT, "one": ONE, "padded": PADDED}
+LATENTS = PerceiverConnector(depth=1, heads=2, head_width=8, latents=3)
+WHOLE = LATENTS.model_copy(update={"sampling": "whole_image"})
+TILINGS: dict[str, tuple[TilingSpec, ConnectorSpec]] = {
+    "sphinx": (SPHINX, MlpConnector()),
+    "bare": (BARE, MlpConnector(pool=2)),
+    "next": (NEXT, MlpConnector()),
+    "one": (ONE, LATENTS),
+    "whole": (GridTiling(), WHOLE),
+    "padded": (PADDED, MlpConnector()),
+}
 
 WIDE, TALL, SQUARE, LONG = (40, 18), (11, 50), (16, 16), (90, 7)
 MANY = [turn("a", picture(0, WIDE), picture(1, SQUARE)), answer("b"), turn("c", picture(2, LONG))]
@@ -35,8 +45,10 @@ SINGLE = [turn("is there", picture(3, TALL))]
 TEXT = [turn("no image")]
 
 
-def tiled(tiling: TilingSpec) -> tuple[TriptychForConditionalGeneration, TriptychProcessor]:
-    spec = tiny_spec().model_copy(update={"tiling": tiling})
+def tiled(
+    tiling: TilingSpec, connector: ConnectorSpec | None = None
+) -> tuple[TriptychForConditionalGeneration, TriptychProcessor]:
+    spec = tiny_spec(connector=connector).model_copy(update={"tiling": tiling})
     model, processor = initialise(spec, texts=TEXTS)
     return model.eval(), processor
 
@@ -53,7 +65,7 @@ def images_of(batch: dict[str, Tensor]) -> Images:
 
 @pytest.fixture(params=TILINGS)
 def pair(request: Any) -> tuple[TriptychForConditionalGeneration, TriptychProcessor]:
-    return tiled(TILINGS[request.param])
+    return tiled(*TILINGS[request.param])
 
 
 @torch.no_grad()
@@ -189,7 +201,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
 
 @torch.no_grad()
 def test_a_connector_that_masks_gets_the_padding_of_every_tile() -> None:
-    model, processor = tiled(GridTiling(edge="any"))
+    model, processor = tiled(GridTiling(edge="any"), LATENTS)
 
     class Recorder(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
@@ -198,10 +210,9 @@ def test_a_connector_that_masks_gets_the_padding_of_every_tile() -> None:
 
         def forward(self, features: Tensor, mask: Tensor | None, tiles: Tensor | None) -> Tensor:
             self.masks.append(mask)
-            return self.inner(features)
+            return self.inner(features, mask, tiles)
 
     model.connector = Recorder(model.connector)
-    model.tile_tokens.masks_padding = True
     model(**inputs(processor, MANY, SINGLE))
     plans = [processor.plan(*size) for size in (WIDE, SQUARE, LONG, TALL)]
     expected = np.concatenate([padding_mask(plan, model.tower_layout) for plan in plans])

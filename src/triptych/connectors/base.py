@@ -4,7 +4,6 @@ Shape suffixes: T tiles, P tokens of a tile, I images, V visual tokens, D width.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -12,14 +11,12 @@ from triptych.spec import Spec
 
 
 class ConnectorSpecBase(Spec):
-    """What every connector spec says.
+    """What every connector spec says."""
 
-    Attributes:
-        masks_padding: whether the connector keeps tokens of padding out of what it computes, so
-            that it wants a mask.
-    """
-
-    masks_padding: ClassVar[bool] = False
+    @property
+    def masks_padding(self) -> bool:
+        """Whether the connector keeps tokens of padding out, so that it wants a mask of them."""
+        return False
 
 
 class Connector(nn.Module, ABC):

@@ -46,6 +46,11 @@ class MlpConnector(ConnectorSpecBase):
     pooling: Pooling = "mean"
     """Mean or maximum (xGen-MM's baseline) over the tokens of a block that are not padding."""
 
+    @property
+    def masks_padding(self) -> bool:
+        """A block leaves its padding out."""
+        return self.pool > 1
+
     def layout(self, tile: TileLayout) -> TileLayout:
         """Layout of a tile's visual tokens: the tower's own, or the pooled one."""
         return pooled_layout(tile, self.pool)

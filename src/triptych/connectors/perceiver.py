@@ -6,7 +6,7 @@ Shape suffixes: T tiles (images when whole images are sampled), P tokens, N late
 H heads, D width of the towers.
 """
 
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,6 @@ from triptych.images.layout import TileLayout
 
 class PerceiverConnector(ConnectorSpecBase):
     """Latents that attend to the tokens of a tile, or of a whole image, and to each other."""
-
-    masks_padding: ClassVar[bool] = True
 
     kind: Literal["perceiver"] = "perceiver"
     """Names this connector."""
@@ -38,6 +36,11 @@ class PerceiverConnector(ConnectorSpecBase):
     sampling: Sampling = "per_tile"
     """Sample each tile alone, or all tiles of an image together: its tokens are then the same in
     number however many tiles it has."""
+
+    @property
+    def masks_padding(self) -> bool:
+        """Padding is never read."""
+        return True
 
     def layout(self, tile: TileLayout) -> TileLayout:
         """Layout of the visual tokens: latents without a place."""

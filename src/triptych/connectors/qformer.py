@@ -3,7 +3,7 @@
 Shape suffixes: T tiles (images when whole images are sampled), P tokens, N queries, D width.
 """
 
-from typing import ClassVar, Literal, Self, cast
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -17,8 +17,6 @@ from triptych.images.layout import TileLayout
 
 class QFormerConnector(ConnectorSpecBase):
     """Queries that attend to each other and, in every other layer, to the tokens of the towers."""
-
-    masks_padding: ClassVar[bool] = True
 
     kind: Literal["qformer"] = "qformer"
     """Names this connector."""
@@ -44,6 +42,11 @@ class QFormerConnector(ConnectorSpecBase):
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
         return self
+
+    @property
+    def masks_padding(self) -> bool:
+        """Padding is never read."""
+        return True
 
     def layout(self, tile: TileLayout) -> TileLayout:
         """Layout of the visual tokens: queries without a place."""

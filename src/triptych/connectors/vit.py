@@ -3,7 +3,7 @@
 Shape suffixes: T tiles, P tokens of a tile, H heads, D width.
 """
 
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -17,14 +17,17 @@ from triptych.images.layout import TileLayout
 class VitConnector(ConnectorSpecBase):
     """One pre-norm encoder layer over the tokens of a tile, then Linear and LayerNorm."""
 
-    masks_padding: ClassVar[bool] = True
-
     kind: Literal["vit"] = "vit"
     """Names this connector."""
     heads: int = Field(16, ge=1)
     """Attention heads; they divide the width of the towers."""
     ff_multiple: int = Field(4, ge=1)
     """Hidden width of the feed-forward part, as a multiple of the width of the towers."""
+
+    @property
+    def masks_padding(self) -> bool:
+        """Padding is never read."""
+        return True
 
     def layout(self, tile: TileLayout) -> TileLayout:
         """Layout of a tile's visual tokens: the tower's own."""

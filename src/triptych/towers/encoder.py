@@ -65,7 +65,8 @@ class TransformersTower(TowerSpecBase):
         raw = read_config(self.source) if self.config is None else self.config
         config = complete_config(raw, self._where)
         family = family_of(config, self._where)
-        read = None if self.source is None else read_preprocessing(self.source)
+        complete = self.size and self.mean and self.std
+        read = None if self.source is None or complete else read_preprocessing(self.source)
         own_size = family.default_size(config) if read is None else read.size
         resolved = self.model_copy(
             update={
