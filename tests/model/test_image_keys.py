@@ -73,7 +73,8 @@ def check(model: TriptychForConditionalGeneration, processor: TriptychProcessor)
         model(**batch, past_key_values=cache, use_cache=True)
         features = model.encode_tiles(batch["pixel_values"])
     images = ImageKeys(model)
-    entries = images.entries([features[:1], features[1:2], features[2:]])
+    sizes = [tuple(size) for size in batch["image_sizes"].tolist()]
+    entries = images.entries([features[:1], features[1:2], features[2:]], sizes)
     places = (batch["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
     rotation = images.rotation.at(places, torch.float32)
     for layer, kept in enumerate(cache.layers):

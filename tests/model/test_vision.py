@@ -58,7 +58,10 @@ def batch_of(processor: TriptychProcessor, *samples: list[int], many: bool = Fal
         prompts.append(processor.encode(messages, [(20, 16)] * len(seeds)))
         count = [seed + 1 if many else 1 for seed in seeds]
         images.append([tiles(n, seed).numpy() for n, seed in zip(count, seeds, strict=True)])
-    return processor.collate(prompts, images, labels=True)
+    batch = processor.collate(prompts, images, labels=True)
+    if many:
+        batch.pop("image_sizes", None)  # the tiling would not give so many tiles
+    return batch
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from triptych.images.arrange import Learned, arrange, shown
 from triptych.images.layout import TileLayout
 from triptych.images.plan import TilePlan, View
 
-INK, PAPER, EDGE, SKIPPED, KEPT = "#202020", "#ffffff", "#d62728", "#7f7f7f", "#2ca02c"
-SIDE, GAP, LINE = 640, 24, 22
+INK, PAPER, EDGE, SKIPPED, KEPT = "#202020", "#ffffff", "#d62728", "#ffffff", "#2ca02c"
+SIDE, GAP, LINE = 512, 20, 20
 """Pixels: the longer side of a drawn grid, the space around things, and a line of text."""
 
 
@@ -70,8 +70,9 @@ def describe(plan: TilePlan) -> str:
 def draw_plan(image: Image.Image, plan: TilePlan, layout: TileLayout, name: str) -> Image.Image:
     """Draw the plan of an RGB image: the overview on the left, the grid beside it.
 
-    Tiles are framed in red with their tokens. A green frame holds the tokens that show the image,
-    where padding is dropped. Skipped tiles are crossed out.
+    The image is drawn as blurred as the towers see it. Tiles are framed in red, with the number of
+    their tokens; skipped ones are crossed out. Where padding is dropped, a green frame holds the
+    tokens that are kept.
     """
     counts = tally(plan, layout)
     views = [_draw_view(image, plan, view, layout, counts) for view in plan.views]
@@ -111,8 +112,10 @@ def _draw_view(
 
     canvas = Image.new("RGB", (columns * side, rows * side), plan.spec.fill)
     part = image if view.source == (0, 0, *image.size) else image.crop(view.source)
+    # Through the resolution that the towers get, so that the drawing shows no more than they see.
+    seen = part.resize(view.scaled, Image.Resampling.BICUBIC)
     scaled = (max(1, drawn(view.scaled[0])), max(1, drawn(view.scaled[1])))
-    canvas.paste(part.resize(scaled, Image.Resampling.BICUBIC), (drawn(view.left), drawn(view.top)))
+    canvas.paste(seen.resize(scaled, Image.Resampling.BICUBIC), (drawn(view.left), drawn(view.top)))
     pen = ImageDraw.Draw(canvas)
     number = 1 if is_grid and plan.overview is not None else 0
     for cell in range(rows * columns):

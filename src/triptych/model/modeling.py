@@ -245,12 +245,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             SpanError: placeholders and images do not match.
         """
         images = Images(
-            pixel_values,
-            tile_features,
-            tiles_per_image,
-            images_per_sample,
-            tile_index,
-            image_sizes,
+            pixel_values, tile_features, tiles_per_image, images_per_sample, tile_index, image_sizes
         )
         if inputs_embeds is None:
             inputs_embeds = self.embed(cast(Tensor, input_ids), images)

@@ -53,14 +53,13 @@ class TileTokens(nn.Module):
                 of the plans.
         """
         given = images.tiles_per_image
+        tiles = [1] * images.tiles if given is None else given.tolist()
         if images.image_sizes is None:
-            count = images.tiles if given is None else len(given)
-            return [self._plan_without_size()] * count if count else []
+            return self._plan_without_sizes(tiles) if tiles else []
         plans = [
             plan_tiles(width, height, self.tile_size, self.tiling)
             for width, height in images.image_sizes.tolist()
         ]
-        tiles = [1] * images.tiles if given is None else given.tolist()
         if len(tiles) != len(plans):
             raise SpanError(f"image_sizes has {len(plans)} entries for {len(tiles)} images")
         for number, (found, plan) in enumerate(zip(tiles, plans, strict=True), start=1):
@@ -108,13 +107,15 @@ class TileTokens(nn.Module):
             first += plan.tiles
         return table.index_select(0, torch.from_numpy(np.concatenate(rows)).to(table.device))
 
-    def _plan_without_size(self) -> TilePlan:
-        """The plan of an image of which only the single tile is known."""
-        spec = self.tiling
-        needs_size = spec.fit == "pad" and (spec.unpad or self.masks_padding)
-        if not isinstance(spec, FixedTiling) or needs_size:
+    def _plan_without_sizes(self, tiles: Sequence[int]) -> list[TilePlan]:
+        """Plans of images of which only the tiles are known, where these say enough."""
+        spec, side = self.tiling, self.tile_size
+        looks = spec.fit == "pad" and (spec.unpad or self.masks_padding)
+        if not isinstance(spec, FixedTiling) or looks:
             raise SpanError(
                 f"tiling '{spec.kind}' needs image_sizes (width, height) of all images; the "
                 "processor makes them"
             )
-        return plan_tiles(self.tile_size, self.tile_size, self.tile_size, spec)
+        if set(tiles) != {1} and not self.layout.whole_image:
+            raise SpanError(f"tiling 'fixed' has one tile for each image, found {list(tiles)}")
+        return [plan_tiles(side, side, side, spec)] * len(tiles)
