@@ -11,6 +11,10 @@ from tests.oracles.tiling import tokens_in_words
 from torch import Tensor, nn
 
 from triptych.connectors import ConnectorSpec, MlpConnector, PerceiverConnector
+from triptych.data.encode import Encoder
+from triptych.data.features import FeatureCache
+from triptych.data.schema import ImagePart, Message, Record, TextPart
+from triptych.data.spec import DataSpec
 from triptych.errors import SpanError
 from triptych.images import AnyresTiling, FixedTiling, GridTiling, TilingSpec, padding_mask
 from triptych.images.arrange import Learned
@@ -220,3 +224,25 @@ def test_a_connector_that_masks_gets_the_padding_of_every_tile() -> None:
     assert model.connector.masks[0].tolist() == expected.tolist()
     model(**inputs(processor, [turn("a", picture(1, SQUARE))]))
     assert model.connector.masks[1] is None, "nothing is padding, so nothing needs a mask"
+
+
+@torch.no_grad()
+def test_features_cached_on_disk_give_what_pixels_give(pair: Any, tmp_path: Path) -> None:
+    model, processor = pair
+    parts = []
+    for number, size in enumerate((WIDE, SQUARE, LONG)):
+        picture(number, size).save(tmp_path / f"{number}.png")
+        parts.append(ImagePart(f"{number}.png", tmp_path))
+    user = Message("user", (*parts, TextPart("a")))
+    record = Record((user, Message("assistant", (TextPart("yes"),))))
+    cache = FeatureCache.build(tmp_path / "kept", "towers", parts, processor, model.encode_tiles)
+    spec = DataSpec(sources={"all": {"path": "all.jsonl"}})
+    logits = []
+    for features in (None, cache):
+        encoder = Encoder(processor, spec, features)
+        sample = encoder.sample(record)
+        assert sample is not None
+        batch = processor.collate([sample.prompt], [encoder.tiles(record)])
+        assert int(batch["tiles_per_image"].sum()) == sample.tiles
+        logits.append(model(**batch).logits)
+    assert torch.allclose(*logits, atol=0.02), "kept in 16 bits"
