@@ -4,7 +4,6 @@ Shape suffixes: B batch, S sequence, I images, T tiles, P tokens of a tile, V vi
 N supervised tokens, D width, K vocabulary.
 """
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -24,27 +23,9 @@ from triptych.model.attention import (
 )
 from triptych.model.configuration import TriptychConfig
 from triptych.model.new_tokens import NewTokens
+from triptych.model.output import TriptychOutput
 from triptych.model.tiles import TileTokens
 from triptych.model.vision import IMAGE_INPUTS, Images, check_mask, encode_tiles, repeat_images
-
-
-@dataclass
-class TriptychOutput(ModelOutput):
-    """What the forward pass gives.
-
-    Attributes:
-        loss: scalar, with labels only.
-        logits: (B, S, K), or with labels (N, K) at the supervised positions in row-major order.
-        past_key_values: the cache, when one is used.
-        hidden_states: of the language model, when asked for.
-        attentions: of the language model, when asked for.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
