@@ -15,27 +15,24 @@ from triptych.errors import RecipeError
 from triptych.model.build import load_processor
 from triptych.recipe import Recipe, save_recipe
 from triptych.training.engines import make_engine
+from triptych.training.launch import launch as start_processes
 from triptych.training.run import train
 from triptych.training.stages import ParallelSpec
 
 WATCHDOG_SECONDS = 150
 
 
-def launch(recipe: Recipe, file: Path, processes: int) -> str:
+def launch(recipe: Recipe, file: Path, processes: int) -> "subprocess.CompletedProcess[str]":
     save_recipe(recipe, file)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), "-m", "triptych.cli.main", "train", str(file)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
+    command = [sys.executable, "-m", "triptych", "train", str(file), "--processes", str(processes)]
+    return subprocess.run(
         command,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         timeout=WATCHDOG_SECONDS,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
 
 
 def test_two_processes_train_to_the_same_loss_as_one(tmp_path: Path) -> None:
@@ -51,10 +48,11 @@ def test_two_processes_train_to_the_same_loss_as_one(tmp_path: Path) -> None:
     single = recipe(tmp_path / "1", stages, data=data, run=settings)
     double = recipe(tmp_path / "2", stages, data=data, run=settings, parallel={"engine": "ddp"})
     train(single.model, single.data, single.stages, single.parallel, single.run)
-    output = launch(double, tmp_path / "recipe.yaml", 2)
+    done = launch(double, tmp_path / "recipe.yaml", 2)
+    assert done.returncode == 0, done.stderr[-4000:]
 
     one, two = single.run.folder, double.run.folder
-    assert output.count("stage 'full'") == 1
+    assert done.stdout.count("stage 'full'") == 1
     assert some_rank_has_no_image(single, load_processor(one / "start"))
     assert [step for step, _ in losses(two)] == list(range(1, 10))
     for kind in ("train", "held_out"):
@@ -78,7 +76,23 @@ def some_rank_has_no_image(recipe: Recipe, processor: Any) -> bool:
     return False
 
 
+def test_what_a_user_can_mend_ends_several_processes_without_a_traceback(tmp_path: Path) -> None:
+    made = recipe(tmp_path / "run", (stage("align", steps=1),))
+    (source,) = made.data.sources.values()
+    source.path.write_text('{"messages": 3}\n')
+    done = launch(made, tmp_path / "recipe.yaml", 2)
+    assert done.returncode == 2, done.stderr[-4000:]
+    assert f"{source.path}:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_processes_are_not_started_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RecipeError, match="leave it out under torchrun"):
+        start_processes([], 2)
+
+
 def test_ddp_without_torchrun_says_how_to_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(RecipeError, match="torchrun --nproc-per-node"):
+    with pytest.raises(RecipeError, match="--processes N"):
         make_engine(ParallelSpec(engine="ddp"))

@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return _flush(end.code if isinstance(end.code, int) else int(end.code is not None))
     except TriptychError as error:
-        print(f"triptych: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"triptych{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
         return _flush(2)
     except KeyboardInterrupt:
         return _flush(130)

@@ -9,6 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from triptych.errors import CheckpointError, RecipeError
 from triptych.recipe import Recipe, load_recipe, save_recipe
+from triptych.training.launch import launch
 from triptych.training.run import check_new
 from triptych.training.run import train as train_model
 
@@ -24,10 +25,14 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder.")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Train in N processes of this machine, by torchrun."),
+    ] = None,
 ) -> None:
     """Train a model from a recipe, or resume a run exactly where its last checkpoint stands.
 
-    Several processes: torchrun --nproc-per-node N -m triptych train RECIPE parallel.engine=ddp
+    Several machines: torchrun ... -m triptych train RECIPE parallel.engine=ddp
     """
     disable_progress_bar()  # saving a model would write its own bars over ours
     if resume is not None:
@@ -36,11 +41,18 @@ def train(
                 "--resume goes on with the recipe of the run itself; give no recipe and no "
                 "overrides"
             )
+        if processes is not None:
+            _recipe_of(resume)
+            raise typer.Exit(launch(["train", "--resume", str(resume)], processes))
         loaded = _recipe_of(resume)
     elif recipe is None:
         raise RecipeError("give a recipe to train from, or --resume RUN to go on with a run")
     else:
         loaded = load_recipe(recipe, overrides or ())
+        if processes is not None:
+            check_new(loaded.run.folder)
+            arguments = ["train", str(recipe), *(overrides or ()), "parallel.engine=ddp"]
+            raise typer.Exit(launch(arguments, processes))
         if int(os.environ.get("RANK", "0")) == 0:
             check_new(loaded.run.folder)
             save_recipe(loaded, loaded.run.folder / "recipe.yaml")

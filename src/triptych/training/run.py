@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -247,7 +248,7 @@ class _Run:
                 return model.encode_tiles(tiles)
 
         model.eval()
-        with show.phase("images encoded") as progress:
+        with show.phase("images encoded") as progress, waiting_cores(self.engine):
             FeatureCache.build(
                 self.folder / "features",
                 fingerprint,
@@ -298,6 +299,17 @@ class _Run:
         with whole_folder(target) as temporary:
             model.save_pretrained(temporary)
             processor.save_pretrained(temporary)
+
+
+@contextmanager
+def waiting_cores(engine: Engine) -> Iterator[None]:
+    """Lend this process the threads of the ranks of this machine, which wait."""
+    own = torch.get_num_threads()
+    torch.set_num_threads(own * engine.neighbours)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
 
 
 def training_texts(data: DataSpec) -> Iterator[str]:

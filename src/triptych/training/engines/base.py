@@ -16,11 +16,13 @@ class Engine(Protocol):
 
     The optimizer is made after the model has been prepared, because an engine that shards
     parameters replaces them. ``accumulating`` surrounds forward and backward of one micro-batch:
-    gradients need to be exchanged only in the last one of a step.
+    gradients need to be exchanged only in the last one of a step. ``neighbours`` counts the ranks
+    on this machine.
     """
 
     rank: int
     world: int
+    neighbours: int
     device: torch.device
 
     @property

@@ -29,8 +29,8 @@ class DdpEngine(SingleEngine):
         if "RANK" not in os.environ:
             raise RecipeError(
                 "parallel.engine is 'ddp' but this process was not started by torchrun; launch "
-                "with: torchrun --nproc-per-node N -m triptych train RECIPE (or set "
-                "parallel.engine=single)"
+                "with: triptych train RECIPE --processes N (several machines: torchrun "
+                "--nproc-per-node N -m triptych train RECIPE), or set parallel.engine=single"
             )
         if self.device.type == "cuda":
             self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -39,6 +39,7 @@ class DdpEngine(SingleEngine):
         dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
+        self.neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
         self._wrapped: DistributedDataParallel | None = None
 
     def prepare(

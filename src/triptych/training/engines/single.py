@@ -18,6 +18,7 @@ class SingleEngine:
     def __init__(self) -> None:
         self.rank = 0
         self.world = 1
+        self.neighbours = 1
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
