@@ -8,9 +8,9 @@ frequent answer of each question until nothing is left to be guessed.
 
 Training files come at three levels, each as one question about a lone image (``single``) and as
 one question about a named image among several (``named``): ``looks`` has colours and shapes, which
-nobody can answer blind, ``plain`` the questions without 'not' or 'no' in balance, ``full`` every
-question as often as it comes. ``talk`` has several images and several rounds. Held-out files are
-made from test images only.
+nobody can answer blind, ``plain`` the yes/no questions without 'not' or 'no' in balance, ``full``
+every question as often as it comes. ``talk`` has several images and several rounds. Held-out files
+are made from test images only.
 """
 
 import json
@@ -18,6 +18,7 @@ import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -32,11 +33,12 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 SOURCE = "easy-vqa 1.0"
 LICENSE = "MIT"
-VERSION = 2
+VERSION = 3
 """Raised when the same plan makes other files, so that a folder built before is built anew."""
 COLOURS = frozenset({"black", "blue", "brown", "gray", "green", "red", "teal", "yellow"})
 SHAPES = frozenset({"circle", "rectangle", "triangle"})
 LOOKS = frozenset({"colour", "shape"})
+YES_NO = frozenset({"yes-no"})
 HELD_OUT = Style(images={2: 1, 3: 1, 4: 1}, rounds_per_image=1, late=0, balance=None)
 """Judged: two to four images from the start, one question about each, every kind as it comes."""
 HELD_OUT_PASSES = 3
@@ -129,7 +131,7 @@ class Plan:
     seed: int = 0
     passes: int = 9
     limit: int | None = None
-    style: Style = field(default_factory=Style)
+    style: Style = field(default_factory=partial(Style, rivals=0.7))
     talk: int = 1
 
     def describe(self) -> dict[str, object]:
@@ -180,7 +182,7 @@ def files(plan: Plan) -> dict[str, Iterator[Record]]:
 def _levels(style: Style) -> dict[str, Style]:
     return {
         "looks": replace(style, categories=LOOKS),
-        "plain": replace(style, negations=False),
+        "plain": replace(style, categories=YES_NO, negations=False),
         "full": replace(style, balance=None),
     }
 

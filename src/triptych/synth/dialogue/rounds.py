@@ -56,6 +56,9 @@ class Style:
         negations: whether questions with 'not' or 'no' in them are used.
         balance: how many questions of the more frequent answer are kept for each one of the rarer
             answer, per yes/no question text; None keeps all.
+        rivals: probability that a conversation over several images has a rival: an image of which
+            the answer to one of its yes/no questions is the opposite. Among images taken at random,
+            'is it so in any of them?' is right too often for naming to be worth learning.
     """
 
     images: Mapping[int, float] = field(default_factory=lambda: {1: 1, 2: 1, 3: 1, 4: 1})
@@ -67,6 +70,7 @@ class Style:
     categories: frozenset[str] | None = None
     negations: bool = True
     balance: float | None = 1.0
+    rivals: float = 0.0
 
     def uses(self, question: Question) -> bool:
         """Whether the style has questions of this kind."""
@@ -99,13 +103,14 @@ class Conversation:
 def conversations(
     questions: Sequence[Question], style: Style, passes: int, rng: random.Random
 ) -> Iterator[Conversation]:
-    """Conversations in which every image takes part once per pass.
+    """Conversations in which every image takes part once per pass, and more often as a rival.
 
     Each pass thins out the yes/no questions anew, groups the images anew and words the questions
     anew, so that more passes bring more variety. Images left over at the end of a pass that are
     fewer than any conversation of the style has are left out.
     """
     counts, weights = list(style.images), list(style.images.values())
+    answers = _answers(questions) if style.rivals else {}
     for _ in range(passes):
         by_image: dict[int, list[Question]] = defaultdict(list)
         for question in balanced(questions, style, rng):
@@ -114,7 +119,56 @@ def conversations(
         rng.shuffle(images)
         while len(images) >= min(counts):
             count = min(rng.choices(counts, weights)[0], len(images))
-            yield converse([images.pop() for _ in range(count)], by_image, style, rng)
+            group = [images.pop() for _ in range(count)]
+            asked = _ask(group, by_image, style, rng)
+            if count > 1 and style.rivals and rng.random() < style.rivals:
+                _invite_rival(group, asked, by_image, answers, rng)
+            yield converse(group, asked, style, rng)
+
+
+def _answers(questions: Sequence[Question]) -> dict[tuple[str, str], list[int]]:
+    """The images that have this answer to this question."""
+    images: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for question in questions:
+        images[question.text, question.answer].append(question.image)
+    return images
+
+
+def _ask(
+    images: Sequence[int],
+    questions: Mapping[int, Sequence[Question]],
+    style: Style,
+    rng: random.Random,
+) -> list[Question]:
+    """What a conversation asks about its images."""
+    asked: list[Question] = []
+    for image in images:
+        asked += rng.sample(questions[image], min(style.rounds_per_image, len(questions[image])))
+    rng.shuffle(asked)
+    return asked[: style.rounds]
+
+
+def _invite_rival(
+    images: list[int],
+    asked: list[Question],
+    questions: Mapping[int, Sequence[Question]],
+    answers: Mapping[tuple[str, str], Sequence[int]],
+    rng: random.Random,
+) -> None:
+    """Let a rival of the first yes/no question take the place of another image, in place."""
+    question = next((one for one in asked if one.answer in OPPOSITE), None)
+    if question is None:
+        return
+    opposite = answers.get((question.text, OPPOSITE[question.answer]), ())
+    found = [image for image in opposite if image in questions and image not in images]
+    if not found:
+        return
+    rival = rng.choice(found)
+    seat = rng.choice([number for number, image in enumerate(images) if image != question.image])
+    for number, one in enumerate(asked):
+        if one.image == images[seat]:
+            asked[number] = rng.choice(questions[rival])
+    images[seat] = rival
 
 
 def balanced(questions: Sequence[Question], style: Style, rng: random.Random) -> Iterator[Question]:
@@ -136,21 +190,15 @@ def balanced(questions: Sequence[Question], style: Style, rng: random.Random) ->
 
 
 def converse(
-    images: Sequence[int],
-    questions: Mapping[int, Sequence[Question]],
-    style: Style,
-    rng: random.Random,
+    images: Sequence[int], questions: Sequence[Question], style: Style, rng: random.Random
 ) -> Conversation:
     """Plan the rounds over ``images``; a round asks about an image that has already arrived."""
-    asked: list[tuple[int, Question]] = []
-    for number, image in enumerate(images, 1):
-        mine = rng.sample(questions[image], min(style.rounds_per_image, len(questions[image])))
-        asked += [(number, question) for question in mine]
-    rng.shuffle(asked)
+    numbers = {image: number for number, image in enumerate(images, 1)}
+    asked = [(numbers[question.image], question) for question in questions]
     due = _due_rounds(len(images), style, rng)
     here: set[int] = set()
     rounds: list[Round] = []
-    while asked and len(rounds) < style.rounds:
+    while asked:
         new = _arriving(due, here, {number for number, _ in asked}, len(rounds))
         here.update(new)
         number, question = asked.pop(_choose([one for one, _ in asked], here, new, rounds, rng))
