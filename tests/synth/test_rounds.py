@@ -115,6 +115,16 @@ def test_a_rival_has_the_opposite_answer_to_the_same_question(
         ]
 
 
+def test_rivals_in_colour_leave_nothing_to_be_guessed() -> None:
+    colours = ("red", "blue", "teal")
+    asked = [Question(image, "which?", colours[image % 3], "colour") for image in range(60)]
+    style = Style({3: 1}, rounds=1, late=0, rivals=1)
+    for one in conversations(asked, style, 1, random.Random(0)):
+        (question,) = (found.question for found in one.rounds)
+        shown = [colours[image % 3] for image in one.images]
+        assert shown.count(question.answer) == 1
+
+
 def test_without_rivals_few_conversations_have_one() -> None:
     red = {one.image for one in reds(40) if one.answer == "yes"}
     found = conversations(reds(40), Style({2: 1}, balance=None), 1, random.Random(0))

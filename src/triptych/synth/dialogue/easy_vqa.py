@@ -33,7 +33,7 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 SOURCE = "easy-vqa 1.0"
 LICENSE = "MIT"
-VERSION = 3
+VERSION = 4
 """Raised when the same plan makes other files, so that a folder built before is built anew."""
 COLOURS = frozenset({"black", "blue", "brown", "gray", "green", "red", "teal", "yellow"})
 SHAPES = frozenset({"circle", "rectangle", "triangle"})

@@ -56,9 +56,9 @@ class Style:
         negations: whether questions with 'not' or 'no' in them are used.
         balance: how many questions of the more frequent answer are kept for each one of the rarer
             answer, per yes/no question text; None keeps all.
-        rivals: probability that a conversation over several images has a rival: an image of which
-            the answer to one of its yes/no questions is the opposite. Among images taken at random,
-            'is it so in any of them?' is right too often for naming to be worth learning.
+        rivals: probability that a conversation over several images has rivals: images of which the
+            answer to its first question is another one. Among images taken at random 'is it so in
+            any of them?' is right too often for naming to be worth learning.
     """
 
     images: Mapping[int, float] = field(default_factory=lambda: {1: 1, 2: 1, 3: 1, 4: 1})
@@ -122,15 +122,15 @@ def conversations(
             group = [images.pop() for _ in range(count)]
             asked = _ask(group, by_image, style, rng)
             if count > 1 and style.rivals and rng.random() < style.rivals:
-                _invite_rival(group, asked, by_image, answers, rng)
+                _invite_rivals(group, asked, by_image, answers, rng)
             yield converse(group, asked, style, rng)
 
 
-def _answers(questions: Sequence[Question]) -> dict[tuple[str, str], list[int]]:
-    """The images that have this answer to this question."""
-    images: dict[tuple[str, str], list[int]] = defaultdict(list)
+def _answers(questions: Sequence[Question]) -> dict[str, dict[str, list[int]]]:
+    """By question and answer, the images that have this answer to this question."""
+    images: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for question in questions:
-        images[question.text, question.answer].append(question.image)
+        images[question.text][question.answer].append(question.image)
     return images
 
 
@@ -148,27 +148,35 @@ def _ask(
     return asked[: style.rounds]
 
 
-def _invite_rival(
+def _invite_rivals(
     images: list[int],
     asked: list[Question],
     questions: Mapping[int, Sequence[Question]],
-    answers: Mapping[tuple[str, str], Sequence[int]],
+    answers: Mapping[str, Mapping[str, Sequence[int]]],
     rng: random.Random,
 ) -> None:
-    """Let a rival of the first yes/no question take the place of another image, in place."""
-    question = next((one for one in asked if one.answer in OPPOSITE), None)
-    if question is None:
-        return
-    opposite = answers.get((question.text, OPPOSITE[question.answer]), ())
-    found = [image for image in opposite if image in questions and image not in images]
-    if not found:
-        return
-    rival = rng.choice(found)
-    seat = rng.choice([number for number, image in enumerate(images) if image != question.image])
-    for number, one in enumerate(asked):
-        if one.image == images[seat]:
-            asked[number] = rng.choice(questions[rival])
-    images[seat] = rival
+    """Let rivals of the first question take the places of other images, in place.
+
+    A yes/no question gets one: were every other image a rival, the odd one out would be the answer.
+    """
+    question = asked[0]
+    rivals = [
+        image
+        for answer, found in answers[question.text].items()
+        for image in found
+        if answer != question.answer and image in questions and image not in images
+    ]
+    rng.shuffle(rivals)
+    seats = [number for number, image in enumerate(images) if image != question.image]
+    rng.shuffle(seats)
+    for seat in seats[:1] if question.answer in OPPOSITE else seats:
+        if not rivals:
+            return
+        rival = rivals.pop()
+        for number, one in enumerate(asked):
+            if one.image == images[seat]:
+                asked[number] = rng.choice(questions[rival])
+        images[seat] = rival
 
 
 def balanced(questions: Sequence[Question], style: Style, rng: random.Random) -> Iterator[Question]:
