@@ -8,7 +8,8 @@ The mixture is real: easy-VQA conversations over one to four images, from one qu
 talks, with the quickstart recipe's model, template and token budget. Every mode plans one epoch of
 the same samples under the same two budgets. ``padded`` takes them in random order, ``grouped``
 sorts windows by length, ``packed`` joins samples into rows. The share of useful tokens is that of
-the whole epoch: tokens over the positions that are computed. Speed is that of forward and backward
+the whole epoch: tokens over the positions that are computed; that of the budget is tokens over
+what the micro-batches might have held. Speed is that of forward and backward
 passes over micro-batches that are ready, with cached tower features; the modes take turns, and
 supervised tokens are divided by the time of all timed micro-batches of a mode.
 """
@@ -47,6 +48,7 @@ class Row:
 
     mode: str
     useful_share: float
+    budget_share: float
     supervised_tokens_per_s: float
     tokens_per_s: float
     micro_batches: int
@@ -75,6 +77,11 @@ class Batches:
         packed = self.mode == "packed"
         computed = sum(one.sum() if packed else one.max() * len(one) for one in lengths)
         return float(sum(one.sum() for one in lengths) / computed)
+
+    @property
+    def budget_share(self) -> float:
+        """Tokens over the token budget of all micro-batches."""
+        return float(self.sizes[:, 0].sum() / (len(self.plan) * self.batch.tokens))
 
     def make(self, index: int, shape: tuple[int, int]) -> dict[str, Tensor]:
         """Micro-batch ``index`` with random features of ``shape`` in place of images."""
@@ -153,6 +160,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[Row]:
         Row(
             mode=one.mode,
             useful_share=round(one.useful_share, 4),
+            budget_share=round(one.budget_share, 4),
             supervised_tokens_per_s=round(learned[k] / seconds[k], 1),
             tokens_per_s=round(read[k] / seconds[k], 1),
             micro_batches=len(one.plan),
@@ -163,11 +171,14 @@ def run(options: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def show(rows: list[Row]) -> None:
-    table = Table("mode", "useful", "supervised/s", "tokens/s", "micro-batches", "x padded")
+    table = Table(
+        "mode", "useful", "of budget", "supervised/s", "tokens/s", "micro-batches", "x padded"
+    )
     for row in rows:
         table.add_row(
             row.mode,
             f"{row.useful_share:.1%}",
+            f"{row.budget_share:.1%}",
             f"{row.supervised_tokens_per_s:.0f}",
             f"{row.tokens_per_s:.0f}",
             str(row.micro_batches),
