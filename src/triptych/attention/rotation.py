@@ -2,8 +2,8 @@
 
 Keys are kept before rotation, not rotated to some place and later turned by the difference: cosine
 and sine of a difference are not those that the language model itself uses at the new place (their
-arguments are rounded, by 1e-3 radian at a position of 10 000), and in bfloat16 every further turn
-rounds the keys once more. Turned once, from the start, they equal the model's own.
+arguments are rounded, by up to 4e-4 radian near position 10 000), and in bfloat16 every further
+turn rounds the keys once more. Turned once, from the start, they equal the model's own.
 
 Shape suffixes: B batch, H heads, S tokens, D head width, F frequencies, L layers.
 """

@@ -36,7 +36,7 @@ class Round:
         stream: the answer as far as it has been generated.
         finish_reason: why the answer ended; "interrupted" while it has not.
         prefilled_tokens: tokens that went through the language model before the answer began.
-        reused_tokens: visual tokens whose keys and values were known from elsewhere.
+        reused_tokens: visual tokens whose keys and values were taken from the image cache instead.
     """
 
     user: Message
