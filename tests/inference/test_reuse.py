@@ -1,5 +1,6 @@
 """Every image once: logits equal those of a whole forward pass, and only text is run."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,11 @@ from triptych.inference.sampling import SamplingSpec
 
 SHORT = SamplingSpec(max_new_tokens=5)
 TALK = [turn("what color?", picture(0)), turn("and here", picture(1), picture(2))]
+
+
+@cache
+def common(scope: str) -> Engine:
+    return engine_of(scope=scope)
 
 
 def part(ids: list[int], pictures: list, start: int = 0) -> Part:  # type: ignore[type-arg]
@@ -44,7 +50,7 @@ def test_known_images_in_another_order_behind_another_text(family: str, scope: s
 )
 def test_images_anywhere(shape: str, scope: str) -> None:
     """At the start, at the end (where it is run, since its last logits are asked for), twice."""
-    engine = engine_of(scope=scope)
+    engine = common(scope)
     known = looked(engine, 0, 1, 2)
     ids, pictures = sequence(engine, ["circle?" if s == "t" else known[int(s)] for s in shape])
     for _ in range(2):
