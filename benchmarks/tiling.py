@@ -1,8 +1,8 @@
 """What a tiling costs: visual tokens, tower passes and the time of a training step.
 
-One image of each shape, from 1:1 to 1:8, goes through the same small model under every tiling;
-tower, connector and language model train. Steps of all tilings take turns, and the fastest counts.
-``time / fixed`` compares with one tile, ``skip / none`` the same grid with and without skipping
+One image of noise of each shape, from 1:1 to 8:1, goes through the same small model under every
+tiling; tower, connector and language model train. Steps of all tilings take turns, and the fastest
+counts. Equal tiles, such as those of padding alone, are one tower pass. ``time / fixed`` compares with one tile, ``skip / none`` the same grid with and without skipping
 tiles that are all padding.
 """
 
@@ -46,6 +46,7 @@ class Row:
     ratio: str
     tiling: str
     tokens: int
+    tiles: int
     passes: int
     step_ms: float
     over_fixed: float
@@ -74,7 +75,8 @@ class Step:
         device = next(self.model.parameters()).device
         self.batch: dict[str, Tensor] = {name: one.to(device) for name, one in batch.items()}
         self.tokens = self.processor.count(*image.size)
-        self.passes = len(tiles[0][0])
+        self.tiles = len(tiles[0][0])
+        self.passes = len(batch["pixel_values"])
         self.best = float("inf")
 
     def run(self) -> None:
@@ -108,7 +110,7 @@ def make_model(
 
 
 def measure(ratio: int, steps: Sequence[Step], options: argparse.Namespace) -> list[Row]:
-    image = Image.new("RGB", (768, 768 // ratio), (90, 140, 200))
+    image = Image.effect_noise((768, 768 // ratio), 60).convert("RGB")
     for step in steps:
         step.prepare(image)
         step.run()
@@ -123,6 +125,7 @@ def measure(ratio: int, steps: Sequence[Step], options: argparse.Namespace) -> l
             f"{ratio}:1",
             step.name,
             step.tokens,
+            step.tiles,
             step.passes,
             round(step.best, 2),
             round(step.best / best["fixed"], 3),
@@ -136,7 +139,7 @@ def measure(ratio: int, steps: Sequence[Step], options: argparse.Namespace) -> l
 
 def show(rows: Sequence[Row]) -> None:
     table = Table(title="one image of 768 x 768 / ratio, tiles of 64, 16 visual tokens a tile")
-    for name in ("shape", "tiling", "tokens", "tower passes", "step", "time / fixed"):
+    for name in ("shape", "tiling", "tokens", "tiles", "tower passes", "step", "time / fixed"):
         table.add_column(name, justify="left" if name == "tiling" else "right")
     table.add_column("skip / none", justify="right")
     for row in rows:
@@ -144,6 +147,7 @@ def show(rows: Sequence[Row]) -> None:
             row.ratio,
             row.tiling,
             str(row.tokens),
+            str(row.tiles),
             str(row.passes),
             f"{row.step_ms:.1f} ms",
             f"{row.over_fixed:.2f}",
