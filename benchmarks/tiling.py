@@ -2,8 +2,8 @@
 
 One image of noise of each shape, from 1:1 to 8:1, goes through the same small model under every
 tiling; tower, connector and language model train. Steps of all tilings take turns, and the fastest
-counts. Equal tiles, such as those of padding alone, are one tower pass. ``time / fixed`` compares with one tile, ``skip / none`` the same grid with and without skipping
-tiles that are all padding.
+counts. Equal tiles, such as those of padding alone, are one tower pass. ``time / fixed`` compares
+with one tile, ``skip / none`` the same grid with and without skipping tiles that are all padding.
 """
 
 import argparse
