@@ -3,6 +3,7 @@
 Shape suffixes: B batch, Q queries, K keys, cached ones included.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from transformers import Cache, PreTrainedModel
 
 from triptych.attention import Kind, Rule, make_rule, plan_attention, register_attention
 from triptych.errors import RecipeError, SpanError
+
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention", "attention"}
 
 
 class RuleArguments:
@@ -32,6 +35,25 @@ class RuleArguments:
         self.rule: Rule = make_rule(name, image_scope)
         self.by_document = register_attention(self.rule)
         self.implementation = None if name == "causal" else self.by_document
+
+    def check(self, language_model: PreTrainedModel) -> None:
+        """Refuse a language model that would compute another attention than the rule.
+
+        Raises:
+            RecipeError: some of its layers do not go through transformers' attention interface.
+        """
+        if self.implementation is None:
+            return
+        config = language_model.config.to_dict()
+        kinds = {*(config.get("layer_types") or ()), *(config.get("layers_block_type") or ())}
+        others = sorted(kinds - _ATTENTION_LAYERS)
+        if others or not language_model.is_backend_compatible():
+            found = f"layers of kind {', '.join(others)}" if others else "attention of its own"
+            raise RecipeError(
+                f"attention '{self.rule.name}' cannot be computed by a language model of type "
+                f"'{config['model_type']}', which has {found}; choose attention 'causal', or a "
+                "language model whose layers all use transformers' attention interface"
+            )
 
     def prepare(
         self,
@@ -101,12 +123,25 @@ class TokenInputs:
     images: Tensor | None
     places: Tensor | None
 
-    def complete(self, whole: Tensor, tokens_per_image: list[int]) -> "TokenInputs":
-        """Fill in kinds and images where ``whole``, the kinds of all tokens, is at hand."""
+    def complete(
+        self,
+        whole: Tensor | None,
+        queries: int,
+        tokens_per_image: Sequence[int],
+    ) -> "TokenInputs":
+        """Fill in kinds where the whole sequence is at hand, and the images among the queries.
+
+        Args:
+            whole: kinds of all tokens; None when some are cached.
+            queries: how many of the last tokens are new.
+            tokens_per_image: of the new images.
+        """
         kinds = whole if self.kinds is None else self.kinds
         images = self.images
-        if images is None and tokens_per_image:
-            images = number_images(kinds, torch.tensor(tokens_per_image))
+        if images is None and kinds is not None and tokens_per_image:
+            counts = torch.tensor(tokens_per_image)
+            new = number_images(kinds[:, kinds.shape[1] - queries :], counts)
+            images = torch.nn.functional.pad(new, (kinds.shape[1] - queries, 0))
         return TokenInputs(kinds, self.documents, images, self.places)
 
 
@@ -161,16 +196,24 @@ def restart_positions(documents: Tensor) -> Tensor:
     return places - torch.where(begins, places, 0).cummax(1).values
 
 
+def begins(cache: Cache | None) -> bool:
+    """Whether the tokens given are the first."""
+    return cache is None or not cache.get_seq_length()
+
+
 def find_kinds(input_ids: Tensor, attention_mask: Tensor | None, image_token_id: int) -> Tensor:
     """Kinds (B, K) of the tokens of whole sequences.
 
     Args:
         input_ids: (B, K).
-        attention_mask: (B, K), 0 where padded.
+        attention_mask: (B, K), 0 where padded; others than that are transformers' own, made for
+            static caches, and say nothing of padding alone.
         image_token_id: the image placeholder.
     """
     kinds = torch.where(input_ids == image_token_id, int(Kind.IMAGE), int(Kind.TEXT))
-    return kinds if attention_mask is None else kinds * (attention_mask != 0)
+    if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
+        return kinds
+    return kinds * (attention_mask != 0)
 
 
 def number_images(kinds: Tensor, tokens_per_image: Tensor) -> Tensor:
@@ -179,8 +222,17 @@ def number_images(kinds: Tensor, tokens_per_image: Tensor) -> Tensor:
     Args:
         kinds: (B, K).
         tokens_per_image: (I,), in order of appearance.
+
+    Raises:
+        SpanError: the images have another number of tokens.
     """
     placeholders = kinds == Kind.IMAGE
+    found, expected = int(placeholders.sum()), int(tokens_per_image.sum())
+    if found != expected:
+        raise SpanError(
+            f"token_kinds mark {found} visual tokens in the sequences given, but their images have "
+            f"{expected}; model.find_token_kinds makes them from the ids"
+        )
     numbers = torch.zeros_like(kinds)
     images = torch.arange(1, len(tokens_per_image) + 1, device=kinds.device)
     numbers[placeholders] = images.repeat_interleave(tokens_per_image.to(kinds.device))

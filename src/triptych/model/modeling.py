@@ -17,6 +17,7 @@ from triptych.language.head import VocabularyHead, cross_entropy, supervised
 from triptych.model.attention import (
     RuleArguments,
     TokenInputs,
+    begins,
     count_positions,
     find_kinds,
     grow_tokens,
@@ -74,6 +75,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         elif implementation is not None:
             language_model.set_attn_implementation(implementation)
+        self._attention.check(language_model)
         self.language_model = language_model
         self._head = VocabularyHead(text.to_dict())
         self.post_init()
@@ -233,10 +235,11 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if position_ids is None and past_key_values is None:
             position_ids = count_positions(attention_mask, document_ids)
         tokens = TokenInputs(token_kinds, document_ids, image_ids, token_places)
-        if input_ids is not None and _begins(past_key_values):
-            kinds = self.find_token_kinds(input_ids, attention_mask)
+        if input_ids is not None:
+            first = begins(past_key_values)
+            kinds = self.find_token_kinds(input_ids, attention_mask) if first else None
             counts = self.tile_tokens.count(self.tile_tokens.plan(images))
-            tokens = tokens.complete(kinds, counts)
+            tokens = tokens.complete(kinds, input_ids.shape[1], counts)
         kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids}
         kwargs |= self._attention.prepare(
             self.language_model, tokens, inputs_embeds.shape[1], past_key_values
@@ -326,8 +329,3 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             expand_size, is_encoder_decoder, input_ids, **kwargs
         )
         return expanded, kwargs | repeat_images(images, rows, expand_size)
-
-
-def _begins(cache: Cache | None) -> bool:
-    """Whether the tokens given are the first."""
-    return cache is None or not cache.get_seq_length()
