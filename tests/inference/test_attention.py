@@ -1,25 +1,34 @@
 """The inference room with an attention rule of our own: shared stems and kept caches."""
 
+import pytest
 from tests.model.tiny import TEXTS, picture, tiny_spec, turn
 
 from triptych.inference.conversation import Conversation
 from triptych.inference.engine import Engine
 from triptych.inference.sampling import SamplingSpec
 from triptych.model.build import initialise
+from triptych.model.spec import TemplateSpec
 
 
-def make() -> Engine:
-    model, processor = initialise(tiny_spec().model_copy(update={"attention": "mmca"}), texts=TEXTS)
+def make(scope: str = "self") -> Engine:
+    """An engine whose images stand side by side: no number is between them."""
+    spec = tiny_spec(template=TemplateSpec(family="compact"))
+    change = {"attention": "mmca", "image_scope": scope}
+    model, processor = initialise(spec.model_copy(update=change), texts=TEXTS)
     return Engine(model, processor)
 
 
-def test_shared_stems_change_no_answer() -> None:
-    engine = make()
+@pytest.mark.parametrize("scope", ["self", "image"])
+def test_shared_stems_change_no_answer(scope: str) -> None:
+    """Questions part behind the images, and between two images that touch."""
+    engine = make(scope)
     shared = [turn("what color?", picture(0), picture(1))]
     questions = [
         [*shared, {"role": "assistant", "content": "yes"}, turn(text)]
         for text in ("is there a circle?", "no", "what color is the shape?")
     ]
+    more = [*shared, {"role": "assistant", "content": "yes"}]
+    questions += [[*more, turn("and?", picture(0), picture(last))] for last in (1, 2)]
     questions.append([turn("no image at all")])
     sampling = SamplingSpec(max_new_tokens=6)
     apart = engine.answer(questions, sampling)
