@@ -11,6 +11,7 @@ from triptych.attention import AttentionLayout, Rule, make_rule, plan_attention
 from triptych.attention.blocks import plan_blocks
 from triptych.attention.kernels.blocked import blocked_attention
 from triptych.attention.kernels.dense import dense_attention
+from triptych.attention.kernels.flex import flex_spans
 from triptych.attention.kernels.packed import packed_attention
 from triptych.attention.kernels.reference import reference_attention
 from triptych.attention.order import order_rows
@@ -109,7 +110,8 @@ def run(kernel: str, rule: Rule, case: Case, query: Tensor, key: Tensor, value: 
     from triptych.attention.packing import pack
 
     packed = pack(rule, orders, case.kinds.shape[1], case.queries, query.device)
-    return packed_attention(rule, query, key, value, packed, SCALE)
+    by_spans = flex_spans if kernel == "flex" else None
+    return packed_attention(rule, query, key, value, packed, SCALE, by_spans)
 
 
 def splits_image(case: Case) -> bool:

@@ -65,7 +65,7 @@ def test_queries_behind_a_cache_equal_the_oracle(
     torch.testing.assert_close(found, wanted, atol=3e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", ["packed", "blocked"])
+@pytest.mark.parametrize("kernel", ["dense", "packed", "blocked"])
 @settings(max_examples=30)
 @given(case=cases(), choice=st.sampled_from(RULES))
 def test_bf16_errs_no_more_than_the_naive_computation(
@@ -168,13 +168,24 @@ def test_the_sizes_of_blocks_do_not_matter(
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("choice", RULES)
+def test_flex_equals_the_oracle(choice: tuple[str, str]) -> None:
+    """On a CPU it has no gradient; the intervals are the same."""
+    case, rule = many_images(), make_rule(*choice)
+    inputs = [one.detach() for one in tensors(case, depth=16)]
+    found = run("flex", rule, case, *inputs)
+    torch.testing.assert_close(found, expected(rule, case, inputs), atol=3e-6, rtol=1e-5)
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("kernel", ["packed", "flex"])
 @pytest.mark.parametrize("choice", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_on_a_gpu_equals_the_oracle(choice: tuple[str, str], dtype: torch.dtype) -> None:
+def test_a_gpu_equals_the_oracle(kernel: str, choice: tuple[str, str], dtype: torch.dtype) -> None:
     case, rule = many_images(), make_rule(*choice)
     inputs = tensors(case, dtype, depth=64)
     wanted = expected(rule, case, [one.float() for one in inputs])
-    found = run("packed", rule, case, *[one.cuda() for one in inputs]).cpu().float()
+    found = run(kernel, rule, case, *[one.cuda() for one in inputs]).cpu().float()
     tolerance = 3e-6 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)

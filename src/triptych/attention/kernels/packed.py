@@ -7,6 +7,7 @@ Shape suffixes: B batch, H heads, Hk key heads, Q queries, K keys, D head width,
 in ``Packed``.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -17,9 +18,17 @@ from torch.autograd.function import FunctionCtx
 from triptych.attention.packing import Packed
 from triptych.attention.rules import Rule
 
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+
 
 def packed_attention(
-    rule: Rule, query: Tensor, key: Tensor, value: Tensor, packed: Packed, scale: float
+    rule: Rule,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packed: Packed,
+    scale: float,
+    by_spans: Attend | None = None,
 ) -> Tensor:
     """Attention of a batch whose rows may have different layouts.
 
@@ -30,20 +39,25 @@ def packed_attention(
         value: (B, Hk, K, D).
         packed: the batch by kind.
         scale: of the scores.
+        by_spans: one softmax in which each query sees an interval of keys; default: PyTorch's
+            attention with a mask.
 
     Returns:
         (B, H, Q, D); 0 where a query is padding.
     """
+    by_spans = by_spans or masked_spans
     asked = _gather(query, packed.text_queries)
     texts = _gather(key, packed.text_keys), _gather(value, packed.text_keys)
     if packed.causal:
-        out = _attend(asked, *texts, None, scale, causal=True)
+        out = F.scaled_dot_product_attention(
+            asked, *texts, is_causal=True, scale=scale, enable_gqa=_grouped(query, key)
+        )
     else:
-        out = _attend(asked, *texts, packed.text_spans, scale)
+        out = by_spans(asked, *texts, packed.text_spans, scale)
     if not packed.image_keys.shape[1]:
         return _place(query, packed, out, None)
     images = _gather(key, packed.image_keys), _gather(value, packed.image_keys)
-    out = out + _attend(asked, *images, packed.image_spans, scale)
+    out = out + by_spans(asked, *images, packed.image_spans, scale)
     if not packed.image_queries.shape[1]:
         return _place(query, packed, out, None)
     if rule.image_scope == "image":
@@ -54,36 +68,42 @@ def packed_attention(
         own = _gather(last.repeat_interleave(share, 1), packed.image_queries)
     if rule.images_read_text:
         asked = _gather(query, packed.image_queries)
-        own = own + _attend(asked, *texts, packed.image_text_spans, scale)
+        own = own + by_spans(asked, *texts, packed.image_text_spans, scale)
     return _place(query, packed, out, own)
 
 
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    spans: Tensor | None,
-    scale: float,
-    *,
-    causal: bool = False,
-) -> Tensor:
-    """One softmax; rows with an empty span get 0.
+def _grouped(query: Tensor, key: Tensor) -> bool:
+    return query.shape[1] != key.shape[1]
+
+
+def masked_spans(query: Tensor, key: Tensor, value: Tensor, spans: Tensor, scale: float) -> Tensor:
+    """One softmax in which each query sees one interval of keys; rows with an empty one get 0.
 
     Such rows are given one key to look at, and what they saw is dropped: kernels differ in what
     they make of a row without any.
+
+    Args:
+        query: (B, H, N, D).
+        key: (B, Hk, M, D).
+        value: (B, Hk, M, D).
+        spans: (B, N, 2), [start, stop) of the keys that each query sees.
+        scale: of the scores.
+
+    Returns:
+        (B, H, N, D).
     """
-    grouped = query.shape[1] != key.shape[1]
-    if spans is None:
-        return F.scaled_dot_product_attention(
-            query, key, value, is_causal=causal, scale=scale, enable_gqa=grouped
-        )
     places = torch.arange(key.shape[2], device=key.device)
     empty = spans[..., 0] >= spans[..., 1]
     start = torch.where(empty, 0, spans[..., 0])
     stop = torch.where(empty, 1, spans[..., 1])
     mask = (places >= start.unsqueeze(-1)) & (places < stop.unsqueeze(-1))
     out = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask.unsqueeze(1), scale=scale, enable_gqa=grouped
+        query,
+        key,
+        value,
+        attn_mask=mask.unsqueeze(1),
+        scale=scale,
+        enable_gqa=_grouped(query, key),
     )
     return out.masked_fill(empty[:, None, :, None], 0.0)
 
@@ -104,7 +124,7 @@ def _whole_images(
     spans = torch.stack([torch.zeros_like(lengths), lengths], -1)[:, None].expand(
         -1, packed.images.shape[1], -1
     )
-    out = _attend(parts[0], parts[1], parts[2], spans, scale)
+    out = masked_spans(parts[0], parts[1], parts[2], spans, scale)
     rows = out.transpose(1, 2).flatten(0, 1)
     whole = cast(Tensor, _Spread.apply(rows, asking.flatten(), batch * queries, False))
     return _gather(whole.unflatten(0, (batch, queries)).transpose(1, 2), packed.image_queries)
