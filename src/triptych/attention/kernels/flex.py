@@ -37,7 +37,7 @@ def flex_spans(query: Tensor, key: Tensor, value: Tensor, spans: Tensor, scale: 
         sees, len(spans), None, query.shape[2], key.shape[2], device=query.device
     )
     plain = torch.compiler.is_compiling() or not query.is_cuda
-    attend: Callable[..., Any] = flex_attention if plain else _compiled()
+    attend = cast(Callable[..., Any], flex_attention) if plain else _compiled()
     grouped = query.shape[1] != key.shape[1]
     out = attend(query, key, value, block_mask=mask, scale=scale, enable_gqa=grouped)
     empty = starts >= stops
