@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 WORKERS ?= 2
+PROCESSES ?= 2
 RUN ?= runs/quickstart
 
 BIN := $(VENV)/bin
@@ -40,8 +41,8 @@ demo: $(STAMP)
 	$(BIN)/triptych data build easy-vqa --out data/easy-vqa
 	@if [ -d $(RUN)/model ]; then \
 		echo "$(RUN) is trained already: make demo RUN=runs/another trains anew"; \
-	elif [ -d $(RUN)/checkpoints ]; then $(BIN)/triptych train --resume $(RUN); \
-	else $(BIN)/triptych train recipes/quickstart.yaml run.folder=$(RUN); fi
+	elif [ -d $(RUN)/checkpoints ]; then $(BIN)/triptych train --resume $(RUN) --processes $(PROCESSES); \
+	else $(BIN)/triptych train recipes/quickstart.yaml run.folder=$(RUN) --processes $(PROCESSES); fi
 	$(BIN)/triptych eval $(RUN) --data data/easy-vqa/test-single.jsonl
 	$(BIN)/triptych eval $(RUN) --data data/easy-vqa/test-multi.jsonl
 	@echo "picture of the loss: $(RUN)/loss.png    every answer: $(RUN)/evaluation"
