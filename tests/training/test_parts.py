@@ -6,6 +6,7 @@ from rich.console import Console
 from tests.training.tiny import build, data_spec, model_spec, one_batch, stage
 
 from triptych.errors import RecipeError
+from triptych.fusion import CrossFusion
 from triptych.model.build import initialise
 from triptych.towers import SmallTower
 from triptych.training.parts import (
@@ -27,6 +28,20 @@ def test_only_the_named_parts_train(tmp_path: Path) -> None:
     begin_stage(model, stage(train={"towers": True, "new_tokens": False}))
     training = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert training == {"towers", "connector"}
+
+
+def test_gated_layers_are_a_part_of_their_own() -> None:
+    spec = model_spec().model_copy(update={"fusion": CrossFusion(every=1)})
+    model, _ = initialise(spec, texts=["a text"])
+    assert model.cross_layers is not None
+    parts = begin_stage(model, stage(train={"connector": False, "new_tokens": False}))
+    assert [part.name for part in parts] == [
+        "towers", "connector", "fusion", "new_tokens", "language",
+    ]  # fmt: skip
+    training = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert training == {"cross_layers"}
+    begin_stage(model, stage(train={"fusion": False}))
+    assert not any(p.requires_grad for p in model.cross_layers.parameters())
 
 
 def test_frozen_towers_run_in_evaluation_mode(tmp_path: Path) -> None:

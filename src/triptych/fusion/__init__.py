@@ -1,7 +1,10 @@
 """Fusion: where and how visual tokens enter the language model."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from triptych.fusion.cross import CrossFusion
 from triptych.spec import Spec
 
 
@@ -12,6 +15,6 @@ class SpliceFusion(Spec):
     """Names this fusion."""
 
 
-FusionSpec = SpliceFusion
+FusionSpec = Annotated[SpliceFusion | CrossFusion, Field(discriminator="kind")]
 
-__all__ = ["FusionSpec", "SpliceFusion"]
+__all__ = ["CrossFusion", "FusionSpec", "SpliceFusion"]

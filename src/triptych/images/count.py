@@ -1,4 +1,4 @@
-"""What an image costs in visual tokens. Nothing else in the house does this arithmetic."""
+"""What an image costs in tokens. Nothing else in the house does this arithmetic."""
 
 from triptych.images.arrange import arrange
 from triptych.images.layout import TileLayout
@@ -16,3 +16,13 @@ def image_tokens(plan: TilePlan, layout: TileLayout) -> int:
         One tile of a 24 x 24 layout costs 576 tokens; learnable tokens count like the others.
     """
     return sum(run.stop - run.start for run in arrange(plan, layout))
+
+
+def sequence_tokens(visual: int, *, outside: bool) -> int:
+    """Tokens of the sequence that an image takes.
+
+    Args:
+        visual: its visual tokens.
+        outside: whether these stay outside the sequence, where one placeholder marks its place.
+    """
+    return 1 if outside else visual

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from triptych.attention import Kind
-from triptych.inference.growing import GrowingCache
+from triptych.inference.growing import GrowingCache, make_cache
 from triptych.inference.prefill import Known, Part, Prefiller, Step, run
 from triptych.inference.requests import Request
 from triptych.inference.stems import Stem
@@ -51,7 +51,7 @@ class _Rows:
 
     def run_stems(self) -> tuple[GrowingCache, Step]:
         """Run each stem once; return its cache spread over the branches, and what it ran."""
-        cache = GrowingCache()
+        cache = make_cache(self.model)
         device = self.model.device
         parts = [self._part(stem.prompt, 0, stem.length) for stem in self.stems]
         step = self.prefiller.prepare(parts, cache, Known.nothing(len(parts), device))

@@ -14,7 +14,7 @@ from triptych.attention import ImageCache
 from triptych.errors import ContextError, RecipeError
 from triptych.inference.branching import decode_branches
 from triptych.inference.folder import find_model
-from triptych.inference.growing import GrowingCache
+from triptych.inference.growing import make_cache
 from triptych.inference.prefill import Known, Part, Prefiller, Step
 from triptych.inference.requests import Answer, Message, Request
 from triptych.inference.reuse import ImageReuse
@@ -264,7 +264,7 @@ class Engine:
 
     def _generate(self, requests: Sequence[Request], spec: SamplingSpec) -> list[list[int]]:
         device = self.model.device
-        cache = GrowingCache()
+        cache = make_cache(self.model)
         parts = [Part(request.prompt.input_ids, 0, request.pictures) for request in requests]
         step = self.prefiller.prepare(parts, cache, Known.nothing(len(parts), device))
         inputs = step.whole()

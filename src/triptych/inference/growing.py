@@ -11,6 +11,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from triptych.fusion.cross_cache import CrossMemory
+from triptych.model.modeling import TriptychForConditionalGeneration
+
 _LEAST_ROOM = 256
 _ROOM_SHARE = 8
 
@@ -92,3 +95,12 @@ class GrowingCache(DynamicCache):
         if not isinstance(found, GrowingLayer):
             raise TypeError(f"layer {layer} is a {type(found).__name__}, not a GrowingLayer")
         return found.extend(key_like, value_like, count, ahead=ahead)
+
+
+class GrowingCrossCache(CrossMemory, GrowingCache):
+    """A growing cache for a model whose images stay outside the sequence."""
+
+
+def make_cache(model: TriptychForConditionalGeneration) -> GrowingCache:
+    """An empty cache of the kind that the model's fusion needs."""
+    return GrowingCache() if model.cross_layers is None else GrowingCrossCache()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from triptych.inference.engine import Engine
-from triptych.inference.growing import GrowingCache
+from triptych.inference.growing import make_cache
 from triptych.inference.prefill import Known, Part, Step, run
 from triptych.inference.vision import Picture
 
@@ -36,7 +36,7 @@ class KeptCache:
 
     def clear(self) -> None:
         """Forget all tokens."""
-        self._cache = GrowingCache()
+        self._cache = make_cache(self._engine.model)
         self._known = Known.nothing(1, self._engine.model.device)
 
     def crop(self, tokens: int) -> None:

@@ -224,7 +224,7 @@ class Prefiller:
         """Tell the tokens of a part that are reused from those that are run."""
         ids = np.asarray(part.ids, dtype=np.int64)
         visual = np.flatnonzero(ids == self.model.config.image_token_id)
-        tokens = self.model.tile_tokens.tokens_of
+        tokens = self.model.sequence_tokens
         pairs = list(zip(part.pictures, images, strict=True))
         counts = [tokens(*one.size) if entry is None else entry.tokens for one, entry in pairs]
         if sum(counts) != len(visual):

@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from triptych.errors import CheckpointError, RecipeError
+from triptych.fusion import CrossFusion
 from triptych.language import TrainedTokenizer, train_tokenizer
 from triptych.model.auto import register
 from triptych.model.configuration import Panels, TriptychConfig
@@ -43,6 +44,7 @@ def initialise(
         tower_grid=spec.tower_grid,
         connector=spec.connector,
         tiling=spec.tiling,
+        fusion=spec.fusion,
     )
     tokenizer = _make_tokenizer(spec, texts)
     original = len(tokenizer)
@@ -105,6 +107,7 @@ def _make_processor(
         whole_image=panels.layout.whole_image,
         numbered=spec.template.numbered,
         tags=spec.template.tags,
+        outside=isinstance(spec.fusion, CrossFusion),
     )
     return TriptychProcessor(
         tokenizer,

@@ -5,9 +5,12 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from triptych.connectors import ConnectorSpec
+from triptych.errors import RecipeError
+from triptych.fusion import FusionSpec, SpliceFusion
 from triptych.images.arrange import check_layout
 from triptych.images.layout import TileLayout
 from triptych.images.tiling import FixedTiling, TilingSpec
+from triptych.model.spec import find_conflict
 from triptych.spec import Spec, validate
 from triptych.towers import TowerGrid, TowerSpec, common_layout
 
@@ -23,6 +26,8 @@ class Panels(Spec):
     """The connector."""
     tiling: TilingSpec = FixedTiling()
     """How an image is cut into tiles."""
+    fusion: FusionSpec = SpliceFusion()
+    """Where visual tokens enter the language model."""
 
     @property
     def tile_size(self) -> int:
@@ -86,6 +91,10 @@ class TriptychConfig(PreTrainedConfig):
         """Parse ``panels`` into Specs.
 
         Raises:
-            RecipeError: the stored dictionary is not valid.
+            RecipeError: the stored dictionary is not valid, or does not go with the attention.
         """
-        return validate(Panels, self.panels or {}, "config.json: panels")
+        panels = validate(Panels, self.panels or {}, "config.json: panels")
+        conflict = find_conflict(panels.fusion, self.attention)
+        if conflict is not None:
+            raise RecipeError(f"config.json: {conflict}")
+        return panels

@@ -8,11 +8,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import AutoModelForCausalLM, Cache, DynamicCache, PreTrainedModel
 
 from triptych.attention import Rule
+from triptych.fusion import CrossFusion
+from triptych.fusion.cross import SequenceMasks
+from triptych.fusion.cross_cache import CrossMemory
 from triptych.fusion.splice import splice
+from triptych.images.count import sequence_tokens
 from triptych.language.head import VocabularyHead, cross_entropy, supervised
 from triptych.model.attention import (
     RuleArguments,
@@ -20,16 +23,24 @@ from triptych.model.attention import (
     begins,
     count_positions,
     find_kinds,
-    grow_tokens,
 )
 from triptych.model.configuration import TriptychConfig
+from triptych.model.cross import (
+    CrossArguments,
+    Visual,
+    arrange,
+    cached_tokens,
+    hide,
+    refuse_embeddings,
+)
+from triptych.model.generation import ImageGenerationMixin
 from triptych.model.new_tokens import NewTokens
 from triptych.model.output import TriptychOutput
 from triptych.model.tiles import TileTokens
-from triptych.model.vision import IMAGE_INPUTS, Images, check_mask, encode_tiles, repeat_images
+from triptych.model.vision import Images, check_mask, encode_tiles
 
 
-class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class TriptychForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
     """A large multimodal model: visual tokens at image spans of any causal language model.
 
     Args:
@@ -77,6 +88,12 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             language_model.set_attn_implementation(implementation)
         self._attention.check(language_model)
         self.language_model = language_model
+        self._cross = (
+            CrossArguments(panels.fusion, language_model)
+            if isinstance(panels.fusion, CrossFusion)
+            else None
+        )
+        self.cross_layers = None if self._cross is None else self._cross.layers
         self._head = VocabularyHead(text.to_dict())
         self.post_init()
 
@@ -132,6 +149,8 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def embed(self, input_ids: Tensor, images: Images) -> Tensor:
         """Embed a sequence (B, S) with the visual tokens at their places: (B, S, D).
 
+        With cross fusion these stay outside, and the placeholders have embeddings of their own.
+
         Raises:
             SpanError: placeholders and images do not match.
         """
@@ -140,23 +159,49 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             embeddings = cast(Tensor, table(input_ids))
         else:
             embeddings = self.new_tokens.embed(input_ids, table)
+        if self._cross is not None:
+            return embeddings
         placeholders = input_ids == self.config.image_token_id
         if images.tiles or bool(placeholders.any()):
-            return splice(embeddings, placeholders, self._see(placeholders, images))
+            return splice(embeddings, placeholders, self._see(placeholders, images)[0])
         if self.training and torch.is_grad_enabled():
-            return embeddings + self._idle_vision().to(embeddings.dtype)
+            return embeddings + (0.0 * self._see_nothing().sum()).to(embeddings.dtype)
         return embeddings
 
-    def _see(self, placeholders: Tensor, images: Images) -> Tensor:
-        """Visual tokens (V, D) of all images of a batch, checked against the placeholders."""
+    def _see(self, placeholders: Tensor, images: Images) -> tuple[Tensor, list[int]]:
+        """Visual tokens (V, D) of all images, checked against the placeholders; and of each."""
         plans = self.tile_tokens.plan(images)
-        images.check(placeholders, self.tile_tokens.count(plans))
+        counts = self.tile_tokens.count(plans)
+        outside = self._cross is not None
+        images.check(placeholders, [sequence_tokens(one, outside=outside) for one in counts])
         mask = self.tile_tokens.mask(plans, placeholders.device)
         visual = self.get_image_features(**images.vision(), patch_mask=mask)
-        return cast(Tensor, self.tile_tokens(visual, plans))
+        return cast(Tensor, self.tile_tokens(visual, plans)), counts
 
-    def _idle_vision(self) -> Tensor:
-        """Zero, computed through the vision side on a blank tile.
+    def _look(self, input_ids: Tensor | None, images: Images, first: int) -> Visual | None:
+        """Visual tokens for cross fusion, and where they are; see ``arrange``."""
+        if input_ids is None:
+            if images.tiles:
+                refuse_embeddings()
+            return None
+        placeholders = input_ids == self.config.image_token_id
+        if images.tiles or bool(placeholders.any()):
+            return arrange(*self._see(placeholders, images), placeholders, first)
+        if self.training and torch.is_grad_enabled():
+            return hide(self._see_nothing(), len(input_ids))
+        return None
+
+    def sequence_tokens(self, width: int, height: int) -> int:
+        """Tokens of the sequence that an image of ``width`` x ``height`` pixels takes."""
+        visual = self.tile_tokens.tokens_of(width, height)
+        return sequence_tokens(visual, outside=self._cross is not None)
+
+    def make_cache(self) -> DynamicCache:
+        """An empty cache for tokens, and for images where fusion keeps them outside."""
+        return DynamicCache() if self._cross is None else CrossMemory()
+
+    def _see_nothing(self) -> Tensor:
+        """Tokens (V, D) of a blank tile and the learnable ones, to be used so that none counts.
 
         Every rank then has a gradient for every trainable parameter and takes part in the same
         collectives, also with a batch of text alone.
@@ -166,13 +211,11 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
             side = self.tile_size
             blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
             visual = self.get_image_features(pixel_values=blank)
-        elif any(p.requires_grad for p in self.connector.parameters()):
+        else:
             shape = (1, self.tower_layout.tokens, self.tower_width)
             visual = self.get_image_features(tile_features=torch.zeros(shape, device=device))
-        else:
-            return torch.zeros((), device=device)
-        learned = self.tile_tokens.weight
-        return 0.0 * (visual.sum() if learned is None else visual.sum() + learned.sum())
+        learned, tokens = self.tile_tokens.weight, visual.flatten(0, 1)
+        return tokens if learned is None else torch.cat([tokens, learned.to(tokens.dtype)])
 
     def forward(
         self,
@@ -238,7 +281,8 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if input_ids is not None:
             first = begins(past_key_values)
             kinds = self.find_token_kinds(input_ids, attention_mask) if first else None
-            counts = self.tile_tokens.count(self.tile_tokens.plan(images))
+            inside = self.tile_tokens.plan(images) if self._cross is None else []
+            counts = self.tile_tokens.count(inside)
             tokens = tokens.complete(kinds, input_ids.shape[1], counts)
         kwargs |= {"attention_mask": attention_mask, "position_ids": position_ids}
         kwargs |= self._attention.prepare(
@@ -246,11 +290,16 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         if labels is not None:
             kwargs.setdefault("use_cache", False)
+        if self._cross is not None:
+            past_key_values = self._cross.choose_cache(past_key_values, kwargs.get("use_cache"))
+            visual = self._look(input_ids, images, cached_tokens(past_key_values))
+            masks = SequenceMasks(inputs_embeds.shape[1], attention_mask, document_ids)
+            kwargs |= self._cross.prepare(visual, masks, past_key_values)
         outputs = self.language_model.get_decoder()(
-            inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
-            **kwargs,
+            inputs_embeds=inputs_embeds, past_key_values=past_key_values, **kwargs
         )
+        if self._cross is not None:
+            self._cross.check(kwargs)
         hidden, loss = outputs.last_hidden_state, None
         if labels is None:
             kept = (
@@ -287,45 +336,3 @@ class TriptychForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def find_token_kinds(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Kinds (B, K) of whole sequences: 0 padding, 1 text, 2 image; see ``forward``."""
         return find_kinds(input_ids, attention_mask, self.config.image_token_id)
-
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Pass images on at the first step only: later steps find them in the cache."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
-        )
-        if not is_first_iteration and kwargs.get("use_cache", True):
-            for name in IMAGE_INPUTS:
-                inputs.pop(name, None)
-        if self._attention.implementation is not None and inputs.get("token_kinds") is None:
-            inputs["token_kinds"] = self.find_token_kinds(input_ids, kwargs.get("attention_mask"))
-        return inputs
-
-    def _update_model_kwargs_for_generation(
-        self,
-        outputs: ModelOutput,
-        model_kwargs: dict[str, Any],
-        is_encoder_decoder: bool = False,
-        num_new_tokens: int = 1,
-    ) -> dict[str, Any]:
-        """Let what is known of the tokens grow with the generated ones."""
-        grown: dict[str, Any] = super()._update_model_kwargs_for_generation(
-            outputs, model_kwargs, is_encoder_decoder, num_new_tokens
-        )
-        return grow_tokens(grown, num_new_tokens)
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat each sample with all its images, for beams and several answers."""
-        images = {name: kwargs.pop(name, None) for name in IMAGE_INPUTS}
-        rows = 1 if input_ids is None else len(input_ids)
-        expanded, kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **kwargs
-        )
-        return expanded, kwargs | repeat_images(images, rows, expand_size)

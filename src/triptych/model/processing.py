@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from triptych.errors import DataError
-from triptych.images.count import image_tokens
+from triptych.images.count import image_tokens, sequence_tokens
 from triptych.images.crop import crop_tiles
 from triptych.images.decode import ImageInput, open_image
 from triptych.images.layout import TileLayout
@@ -54,6 +54,8 @@ class VisionSettings(Spec):
     """Where the text numbers the images."""
     tags: bool = False
     """Images are wrapped in a start and an end token."""
+    outside: bool = False
+    """Visual tokens stay outside the sequence, one placeholder for each image inside it."""
 
 
 class TriptychProcessor(ProcessorMixin):
@@ -107,8 +109,9 @@ class TriptychProcessor(ProcessorMixin):
         return plan_tiles(width, height, self.tile_size, self.settings.tiling)
 
     def count(self, width: int, height: int) -> int:
-        """Visual tokens of an image of ``width`` x ``height`` pixels."""
-        return image_tokens(self.plan(width, height), self.layout)
+        """Tokens of the sequence that an image of ``width`` x ``height`` pixels takes."""
+        visual = image_tokens(self.plan(width, height), self.layout)
+        return sequence_tokens(visual, outside=self.settings.outside)
 
     def segments(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False

@@ -1,12 +1,12 @@
 """ModelSpec: the three panels of a model and how they are joined."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from triptych.attention import ImageScope, RuleName
 from triptych.connectors import ConnectorSpec, MlpConnector
-from triptych.fusion import FusionSpec, SpliceFusion
+from triptych.fusion import CrossFusion, FusionSpec, SpliceFusion
 from triptych.images.tiling import FixedTiling, TilingSpec
 from triptych.language import LanguageSpec
 from triptych.spec import Spec
@@ -50,3 +50,20 @@ class ModelSpec(Spec):
     """The language model and its tokenizer."""
     template: TemplateSpec = TemplateSpec()
     """How a conversation is written as text."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        conflict = find_conflict(self.fusion, self.attention)
+        if conflict is not None:
+            raise ValueError(conflict)
+        return self
+
+
+def find_conflict(fusion: FusionSpec, attention: str) -> str | None:
+    """Say why a fusion and an attention rule cannot be one model; None where they can."""
+    if isinstance(fusion, CrossFusion) and attention != "causal":
+        return (
+            f"fusion 'cross' keeps visual tokens out of the sequence, so attention '{attention}' "
+            "would find none to treat apart from text; take attention 'causal', or fusion 'splice'"
+        )
+    return None

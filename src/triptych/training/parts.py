@@ -47,9 +47,11 @@ def stage_parts(model: "TriptychForConditionalGeneration", stage: StageSpec) -> 
             mode = "full" if spec.train else "frozen"
         return Part(name, module, mode, spec.learning_rate or stage.learning_rate)
 
+    gated = model.cross_layers
     return [
         *(part(name, tower, spec) for name, tower, spec in _tower_parts(model, stage)),
         part("connector", nn.ModuleList([model.connector, model.tile_tokens]), train.connector),
+        *([] if gated is None else [part("fusion", gated, train.fusion)]),
         part("new_tokens", model.new_tokens or nn.Module(), train.new_tokens),
         part("language", model.language_model, train.language),
     ]

@@ -88,6 +88,9 @@ class TrainSpec(Spec):
     """The connector between towers and language model, with the learnable tokens of the tiling:
     true, false, a learning rate, or keys."""
 
+    fusion: Part = PartSpec()
+    """The gated layers of fusion 'cross', where a model has them: as the connector."""
+
     new_tokens: Part = PartSpec()
     """The embedding rows added for image tokens: true, false, a learning rate, or keys."""
 
