@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -24,6 +24,7 @@ from triptych.spec import Spec, validate
 from triptych.training.stages import ParallelSpec, RunSpec, StageSpec
 
 _REFERENCE = re.compile(r"(\\*)\$\{")
+T = TypeVar("T", bound=Spec)
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -76,14 +77,19 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: no such file, not YAML (with the line), an unknown key (with the nearest known
             one), or a value of the wrong kind.
     """
-    tree = _read_yaml(path)
+    return load_spec(Recipe, path, overrides)
+
+
+def load_spec(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
+    """Read a YAML file of any kind of Spec, as ``load_recipe`` reads a recipe."""
+    tree = _read_yaml(path, kind)
     for override in overrides:
         _apply(tree, override)
     try:
         plain = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
         raise RecipeError(f"{path}: {_first_line(error)}") from None
-    return validate(Recipe, plain, str(path))
+    return validate(kind, plain, str(path))
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -108,20 +114,21 @@ def recipe_schema() -> dict[str, Any]:
     return {"$schema": SCHEMA_DIALECT} | Recipe.model_json_schema()
 
 
-def _read_yaml(path: Path) -> DictConfig:
+def _read_yaml(path: Path, kind: type[Spec]) -> DictConfig:
+    name = kind.__name__.removesuffix("Spec").lower()
     try:
         tree = OmegaConf.load(path)
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe{_neighbours(path)}") from None
+        raise RecipeError(f"{path}: no such {name}{_neighbours(path)}") from None
     except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
+        raise RecipeError(f"{path}: cannot be read as a {name}: {error}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise RecipeError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, OSError, OmegaConfBaseException) as error:
-        raise RecipeError(f"{path}: not a recipe: {_first_line(error)}") from None
+        raise RecipeError(f"{path}: not a {name}: {_first_line(error)}") from None
     if not isinstance(tree, DictConfig) or not tree:
-        raise RecipeError(f"{path}: a recipe has the keys {', '.join(Recipe.model_fields)}")
+        raise RecipeError(f"{path}: a {name} has the keys {', '.join(kind.model_fields)}")
     return tree
 
 

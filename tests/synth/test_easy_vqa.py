@@ -50,6 +50,8 @@ def test_counts_are_those_of_the_files(built: Path) -> None:
         ("test-single.jsonl", {1}),
         ("test-multi.jsonl", {2, 3, 4}),
         ("test-talk.jsonl", {2, 3, 4}),
+        ("test-looks-single.jsonl", {1}),
+        ("test-looks-named.jsonl", {2, 3, 4}),
     ],
 )
 def test_numbers_of_images(built: Path, name: str, images: set[int]) -> None:
@@ -80,10 +82,11 @@ def test_answers_have_their_category(built: Path) -> None:
             assert message.category == easy_vqa.category(message.text)
 
 
-def test_looks_are_colours_and_shapes_only(built: Path) -> None:
+@pytest.mark.parametrize("name", ["train-looks-named", "test-looks-named", "test-looks-single"])
+def test_looks_are_colours_and_shapes_only(built: Path, name: str) -> None:
     found = {
         message.category
-        for one in records(built, "train-looks-named.jsonl")
+        for one in records(built, f"{name}.jsonl")
         for message in one.messages[1::2]
     }
     assert found == {"colour", "shape"}

@@ -35,6 +35,7 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "train": Verb("triptych.cli.train:train", "Train a model from a recipe, or resume a run."),
     "eval": Verb("triptych.cli.evaluate:evaluate", "Score a model on held-out records."),
+    "study": Verb("triptych.cli.study:study", "Train and compare several models and seeds."),
     "chat": Verb("triptych.cli.chat:chat", "Talk with a model about images."),
     "replay": Verb("triptych.cli.replay:replay", "Let a model answer a record's conversation."),
     "data": Verb(

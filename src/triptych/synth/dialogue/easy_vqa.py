@@ -33,7 +33,7 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 SOURCE = "easy-vqa 1.0"
 LICENSE = "MIT"
-VERSION = 4
+VERSION = 5
 """Raised when the same plan makes other files, so that a folder built before is built anew."""
 COLOURS = frozenset({"black", "blue", "brown", "gray", "green", "red", "teal", "yellow"})
 SHAPES = frozenset({"circle", "rectangle", "triangle"})
@@ -44,6 +44,11 @@ HELD_OUT = Style(images={2: 1, 3: 1, 4: 1}, rounds_per_image=1, late=0, balance=
 HELD_OUT_PASSES = 3
 ONE: dict[str, Any] = {"rounds": 1, "late": 0.0}
 """One question about several images that are all there."""
+HELD_OUT_LOOKS = {
+    "single": Style(images={1: 1}, categories=LOOKS),
+    "named": Style(images={2: 1, 3: 1, 4: 1}, categories=LOOKS, rounds=1, late=0),
+}
+"""One question that nobody can answer blind, about a lone image or a named one among several."""
 HELD_OUT_TALK = Style(images={2: 1, 3: 1, 4: 1}, rounds_per_image=3, late=0.5, balance=None)
 """Long held-out conversations, to look at: later answers may be read off earlier ones."""
 
@@ -169,14 +174,23 @@ def files(plan: Plan) -> dict[str, Iterator[Record]]:
         for level, style in _levels(plan.style).items()
         for name, changes in (("single", {"images": single}), ("named", {"images": several} | ONE))
     }
-    return training | {
-        "train-talk.jsonl": trained(
-            "talk", replace(plan.style, images=several, rounds_per_image=plan.talk)
-        ),
-        "test-single.jsonl": _records("test", one_by_one(test)),
-        "test-multi.jsonl": _records("test", judged),
-        "test-talk.jsonl": _records("test", talk),
-    }
+    return (
+        training
+        | {
+            "train-talk.jsonl": trained(
+                "talk", replace(plan.style, images=several, rounds_per_image=plan.talk)
+            ),
+            "test-single.jsonl": _records("test", one_by_one(test)),
+            "test-multi.jsonl": _records("test", judged),
+            "test-talk.jsonl": _records("test", talk),
+        }
+        | {
+            f"test-looks-{name}.jsonl": _records(
+                "test", conversations(test, style, 1, random.Random(f"held out looks {name}"))
+            )
+            for name, style in HELD_OUT_LOOKS.items()
+        }
+    )
 
 
 def _levels(style: Style) -> dict[str, Style]:
