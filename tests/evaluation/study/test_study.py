@@ -57,6 +57,12 @@ def test_arms_seeds_stages_and_lengths_become_recipes(write: Write) -> None:
     assert runs[1].recipe.stages[1].learning_rate == 0.5
     kept = plan_runs(load_study(path, ["stages=[two]", "steps=0.01"]))[0].recipe.stages
     assert [(one.name, one.steps) for one in kept] == [("two", 1)]
+    named = {"stages.0.data": {"a": 1}}
+    alone, both = (
+        plan_runs(load_study(write(set=named, stages=stages)))[0].recipe.data.sources
+        for stages in (["one"], None)
+    )
+    assert (list(alone), list(both)) == (["a"], ["a", "b"])
 
 
 def test_mistakes_are_found_before_anything_is_trained(write: Write, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class StudySpec(Spec):
     set: dict[str, Any] = Field(default_factory=dict)
     """Values by their dotted path for all arms; an arm's own come after them."""
     stages: tuple[str, ...] | None = None
-    """Names of the stages that are kept; all when not given."""
+    """Names of the stages that are kept, with the sources that they use; all when not given."""
     steps: PositiveFloat = 1.0
     """Factor on the length of every stage."""
     blind: bool = True
@@ -103,9 +103,20 @@ def _recipe(study: StudySpec, name: str, arm: ArmSpec, seed: int) -> Recipe:
     own = {"run.seed": seed, "run.folder": str(folder)}
     try:
         recipe = load_recipe(arm.base or study.base, _overrides({**study.set, **arm.set, **own}))
-        return recipe.model_copy(update={"stages": _stages(study, recipe)})
+        return _kept(recipe, _stages(study, recipe))
     except RecipeError as error:
         raise RecipeError(f"arm '{name}': {error}") from None
+
+
+def _kept(recipe: Recipe, stages: tuple[StageSpec, ...]) -> Recipe:
+    """The recipe with these stages alone, without the sources that none of them uses."""
+    sources = recipe.data.sources
+    if all(stage.data is not None for stage in stages):
+        used = {name for stage in stages for name in stage.data or ()}
+        blended = any(source.blend is not None for source in sources.values())
+        sources = sources if blended else {n: s for n, s in sources.items() if n in used}
+    data = recipe.data.model_copy(update={"sources": sources})
+    return recipe.model_copy(update={"stages": stages, "data": data})
 
 
 def _overrides(values: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 SOURCE = "easy-vqa 1.0"
 LICENSE = "MIT"
-VERSION = 5
+VERSION = 6
 """Raised when the same plan makes other files, so that a folder built before is built anew."""
 COLOURS = frozenset({"black", "blue", "brown", "gray", "green", "red", "teal", "yellow"})
 SHAPES = frozenset({"circle", "rectangle", "triangle"})
@@ -45,10 +45,11 @@ HELD_OUT_PASSES = 3
 ONE: dict[str, Any] = {"rounds": 1, "late": 0.0}
 """One question about several images that are all there."""
 HELD_OUT_LOOKS = {
-    "single": Style(images={1: 1}, categories=LOOKS),
-    "named": Style(images={2: 1, 3: 1, 4: 1}, categories=LOOKS, rounds=1, late=0),
+    "single": (Style(images={1: 1}, categories=LOOKS), 1),
+    "named": (Style(images={2: 1, 3: 1, 4: 1}, categories=LOOKS, rounds=1, late=0), 3),
 }
-"""One question that nobody can answer blind, about a lone image or a named one among several."""
+"""One question that nobody can answer blind, about a lone image or a named one among several; and
+the conversations that each test image takes part in."""
 HELD_OUT_TALK = Style(images={2: 1, 3: 1, 4: 1}, rounds_per_image=3, late=0.5, balance=None)
 """Long held-out conversations, to look at: later answers may be read off earlier ones."""
 
@@ -186,9 +187,9 @@ def files(plan: Plan) -> dict[str, Iterator[Record]]:
         }
         | {
             f"test-looks-{name}.jsonl": _records(
-                "test", conversations(test, style, 1, random.Random(f"held out looks {name}"))
+                "test", conversations(test, style, passes, random.Random(f"held out looks {name}"))
             )
-            for name, style in HELD_OUT_LOOKS.items()
+            for name, (style, passes) in HELD_OUT_LOOKS.items()
         }
     )
 
