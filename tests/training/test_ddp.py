@@ -78,7 +78,7 @@ def some_rank_has_no_image(recipe: Recipe, processor: Any) -> bool:
 
 def test_what_a_user_can_mend_ends_several_processes_without_a_traceback(tmp_path: Path) -> None:
     made = recipe(tmp_path / "run", (stage("align", steps=1),))
-    (source,) = made.data.sources.values()
+    source = next(iter(made.data.sources.values()))
     source.path.write_text('{"messages": 3}\n')
     done = launch(made, tmp_path / "recipe.yaml", 2)
     assert done.returncode == 2, done.stderr[-4000:]
