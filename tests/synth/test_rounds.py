@@ -51,7 +51,8 @@ def test_rounds_ask_about_images_that_are_there(
     count: int, per_image: int, rounds: int, late: float, seed: int
 ) -> None:
     style = Style({count: 1}, rounds_per_image=per_image, rounds=rounds, late=late)
-    (conversation,) = conversations(questions(count), style, 1, random.Random(seed))
+    table = {image: [q for q in questions(count) if q.image == image] for image in range(count)}
+    conversation = converse(range(count), table, style, random.Random(seed))
     check(conversation, style)
     assert len(conversation.rounds) == min(rounds, count * per_image)
     if rounds >= count * per_image:
@@ -59,10 +60,10 @@ def test_rounds_ask_about_images_that_are_there(
 
 
 def test_an_image_is_brought_forward_when_nothing_else_can_be_asked() -> None:
-    asked = [*questions(1, each=1), Question(1, "and this?", "blue", "colour")]
+    table = {0: questions(1, each=1), 1: [Question(1, "and this?", "blue", "colour")]}
     style = Style({2: 1}, late=1.0)
     for seed in range(20):
-        rounds = converse([0, 1], asked, style, random.Random(seed)).rounds
+        rounds = converse([0, 1], table, style, random.Random(seed)).rounds
         assert [one.arrivals for one in rounds] == [(1,), (2,)]
 
 
@@ -91,50 +92,6 @@ def test_passes_differ() -> None:
 def test_images_left_over_are_left_out() -> None:
     found = list(conversations(questions(7), Style({3: 1}), 1, random.Random(0)))
     assert [len(one.images) for one in found] == [3, 3]
-
-
-def reds(images: int) -> list[Question]:
-    """The same yes/no question about every image; one in eight is red."""
-    answers = ["no" if image % 8 else "yes" for image in range(images)]
-    return [Question(image, "is it red?", one, "yes-no") for image, one in enumerate(answers)]
-
-
-@given(st.integers(2, 4), st.integers(1, 3), st.integers(0, 1000))
-def test_a_rival_has_the_opposite_answer_to_the_same_question(
-    count: int, rounds: int, seed: int
-) -> None:
-    style = Style({count: 1}, rounds=rounds, late=0, balance=None, rivals=1)
-    red = {one.image for one in reds(40) if one.answer == "yes"}
-    found = list(conversations(reds(40), style, 1, random.Random(seed)))
-    for one in found:
-        check(one, style)
-        assert len(set(one.images)) == count
-        assert 0 < len(red & set(one.images)) < count
-        assert [q.question.answer == "yes" for q in one.rounds] == [
-            q.question.image in red for q in one.rounds
-        ]
-
-
-def test_rivals_in_colour_leave_nothing_to_be_guessed() -> None:
-    colours = ("red", "blue", "teal")
-    asked = [Question(image, "which?", colours[image % 3], "colour") for image in range(60)]
-    style = Style({3: 1}, rounds=1, late=0, rivals=1)
-    for one in conversations(asked, style, 1, random.Random(0)):
-        (question,) = (found.question for found in one.rounds)
-        shown = [colours[image % 3] for image in one.images]
-        assert shown.count(question.answer) == 1
-
-
-def test_without_rivals_few_conversations_have_one() -> None:
-    red = {one.image for one in reds(40) if one.answer == "yes"}
-    found = conversations(reds(40), Style({2: 1}, balance=None), 1, random.Random(0))
-    assert any(not red & set(one.images) for one in found)
-
-
-def test_a_question_that_no_other_image_answers_otherwise_has_no_rival() -> None:
-    style = Style({2: 1}, rivals=1)
-    found = list(conversations(questions(10), style, 1, random.Random(0)))
-    assert sorted(image for one in found for image in one.images) == list(range(10))
 
 
 def test_balance_keeps_as_many_of_one_answer_as_of_the_other() -> None:

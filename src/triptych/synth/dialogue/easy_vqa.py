@@ -18,7 +18,6 @@ import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -137,7 +136,7 @@ class Plan:
     seed: int = 0
     passes: int = 9
     limit: int | None = None
-    style: Style = field(default_factory=partial(Style, rivals=0.7))
+    style: Style = field(default_factory=Style)
     talk: int = 1
 
     def describe(self) -> dict[str, object]:

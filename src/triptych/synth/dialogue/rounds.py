@@ -56,9 +56,6 @@ class Style:
         negations: whether questions with 'not' or 'no' in them are used.
         balance: how many questions of the more frequent answer are kept for each one of the rarer
             answer, per yes/no question text; None keeps all.
-        rivals: probability that a conversation over several images has rivals: images of which the
-            answer to its first question is another one. Among images taken at random 'is it so in
-            any of them?' is right too often for naming to be worth learning.
     """
 
     images: Mapping[int, float] = field(default_factory=lambda: {1: 1, 2: 1, 3: 1, 4: 1})
@@ -70,7 +67,6 @@ class Style:
     categories: frozenset[str] | None = None
     negations: bool = True
     balance: float | None = 1.0
-    rivals: float = 0.0
 
     def uses(self, question: Question) -> bool:
         """Whether the style has questions of this kind."""
@@ -103,14 +99,13 @@ class Conversation:
 def conversations(
     questions: Sequence[Question], style: Style, passes: int, rng: random.Random
 ) -> Iterator[Conversation]:
-    """Conversations in which every image takes part once per pass, and more often as a rival.
+    """Conversations in which every image takes part once per pass.
 
     Each pass thins out the yes/no questions anew, groups the images anew and words the questions
     anew, so that more passes bring more variety. Images left over at the end of a pass that are
     fewer than any conversation of the style has are left out.
     """
     counts, weights = list(style.images), list(style.images.values())
-    answers = _answers(questions) if style.rivals else {}
     for _ in range(passes):
         by_image: dict[int, list[Question]] = defaultdict(list)
         for question in balanced(questions, style, rng):
@@ -119,64 +114,7 @@ def conversations(
         rng.shuffle(images)
         while len(images) >= min(counts):
             count = min(rng.choices(counts, weights)[0], len(images))
-            group = [images.pop() for _ in range(count)]
-            asked = _ask(group, by_image, style, rng)
-            if count > 1 and style.rivals and rng.random() < style.rivals:
-                _invite_rivals(group, asked, by_image, answers, rng)
-            yield converse(group, asked, style, rng)
-
-
-def _answers(questions: Sequence[Question]) -> dict[str, dict[str, list[int]]]:
-    """By question and answer, the images that have this answer to this question."""
-    images: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for question in questions:
-        images[question.text][question.answer].append(question.image)
-    return images
-
-
-def _ask(
-    images: Sequence[int],
-    questions: Mapping[int, Sequence[Question]],
-    style: Style,
-    rng: random.Random,
-) -> list[Question]:
-    """What a conversation asks about its images."""
-    asked: list[Question] = []
-    for image in images:
-        asked += rng.sample(questions[image], min(style.rounds_per_image, len(questions[image])))
-    rng.shuffle(asked)
-    return asked[: style.rounds]
-
-
-def _invite_rivals(
-    images: list[int],
-    asked: list[Question],
-    questions: Mapping[int, Sequence[Question]],
-    answers: Mapping[str, Mapping[str, Sequence[int]]],
-    rng: random.Random,
-) -> None:
-    """Let rivals of the first question take the places of other images, in place.
-
-    A yes/no question gets one: were every other image a rival, the odd one out would be the answer.
-    """
-    question = asked[0]
-    rivals = [
-        image
-        for answer, found in answers[question.text].items()
-        for image in found
-        if answer != question.answer and image in questions and image not in images
-    ]
-    rng.shuffle(rivals)
-    seats = [number for number, image in enumerate(images) if image != question.image]
-    rng.shuffle(seats)
-    for seat in seats[:1] if question.answer in OPPOSITE else seats:
-        if not rivals:
-            return
-        rival = rivals.pop()
-        for number, one in enumerate(asked):
-            if one.image == images[seat]:
-                asked[number] = rng.choice(questions[rival])
-        images[seat] = rival
+            yield converse([images.pop() for _ in range(count)], by_image, style, rng)
 
 
 def balanced(questions: Sequence[Question], style: Style, rng: random.Random) -> Iterator[Question]:
@@ -198,15 +136,21 @@ def balanced(questions: Sequence[Question], style: Style, rng: random.Random) ->
 
 
 def converse(
-    images: Sequence[int], questions: Sequence[Question], style: Style, rng: random.Random
+    images: Sequence[int],
+    questions: Mapping[int, Sequence[Question]],
+    style: Style,
+    rng: random.Random,
 ) -> Conversation:
     """Plan the rounds over ``images``; a round asks about an image that has already arrived."""
-    numbers = {image: number for number, image in enumerate(images, 1)}
-    asked = [(numbers[question.image], question) for question in questions]
+    asked: list[tuple[int, Question]] = []
+    for number, image in enumerate(images, 1):
+        mine = rng.sample(questions[image], min(style.rounds_per_image, len(questions[image])))
+        asked += [(number, question) for question in mine]
+    rng.shuffle(asked)
     due = _due_rounds(len(images), style, rng)
     here: set[int] = set()
     rounds: list[Round] = []
-    while asked:
+    while asked and len(rounds) < style.rounds:
         new = _arriving(due, here, {number for number, _ in asked}, len(rounds))
         here.update(new)
         number, question = asked.pop(_choose([one for one, _ in asked], here, new, rounds, rng))
