@@ -4,26 +4,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from triptych.cli.build_options import print_manifest
 from triptych.errors import DataError
 from triptych.synth.dialogue import easy_vqa
 from triptych.synth.dialogue.rounds import Style
+from triptych.synth.files import Manifest
 from triptych.synth.ocr import codes
 
 DEFAULT = easy_vqa.Plan()
 CODES = codes.Plan()
 
-app = typer.Typer(no_args_is_help=True, help="Build data from installed packages.")
+own = typer.Typer()
 
 
-@app.callback()
-def _build() -> None:
-    """Build data from installed packages."""
-
-
-@app.command("easy-vqa")
+@own.command("easy-vqa")
 def build_easy_vqa(
     out: Annotated[Path, typer.Option(help="Folder that receives images and records.")],
     seed: Annotated[int, typer.Option(help="Seed of the training files.")] = 0,
@@ -66,10 +61,11 @@ def build_easy_vqa(
         balance=balance or None,
     )
     plan = easy_vqa.Plan(seed, passes, limit, style, talk)
-    _print_files("easy-vqa", out, easy_vqa.build(out, plan, replace_other=replace))
+    files = easy_vqa.build(out, plan, replace_other=replace)
+    print_manifest("easy-vqa", out, Manifest({}, files))
 
 
-@app.command("codes")
+@own.command("codes")
 def build_codes(
     out: Annotated[Path, typer.Option(help="Folder that receives images and records.")],
     seed: Annotated[int, typer.Option(help="Seed of the training pages.")] = CODES.seed,
@@ -89,16 +85,8 @@ def build_codes(
 ) -> None:
     """Pages with one random code each, printed at several heights, and held-out pages."""
     plan = codes.Plan(seed, train, test, page, _heights(heights), length, alphabet)
-    _print_files("codes", out, codes.build(out, plan, replace_other=replace))
-
-
-def _print_files(name: str, out: Path, files: dict[str, int]) -> None:
-    table = Table("file", "records")
-    for file, count in files.items():
-        table.add_row(file, str(count))
-    console = Console()
-    console.print(f"{name} in {out}", markup=False, highlight=False, soft_wrap=True)
-    console.print(table)
+    files = codes.build(out, plan, replace_other=replace)
+    print_manifest("codes", out, Manifest({}, files))
 
 
 def _heights(text: str) -> tuple[int, ...]:
@@ -117,3 +105,18 @@ def _weights(text: str) -> dict[int, float]:
         return {int(number): float(weight) for number, weight in pairs}
     except ValueError:
         raise DataError(f"--images {text}: expected number:weight pairs, such as 1:2,2:1") from None
+
+
+def _group() -> None:
+    """Build data from packages of real material, or from files of yours."""
+
+
+def _assemble(*parts: typer.Typer) -> typer.Typer:
+    whole = typer.Typer(no_args_is_help=True)
+    whole.callback()(_group)
+    for part in parts:
+        whole.add_typer(part)
+    return whole
+
+
+app = _assemble(own)

@@ -1,17 +1,15 @@
 """`triptych data`: check and look at training data."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from triptych.cli.progress import progress_bar
 from triptych.data.convert import convert
 from triptych.data.lint import LintReport, lint
 from triptych.data.preview import render, view, visible
@@ -62,7 +60,7 @@ def lint_command(
     processor, context = (None, None) if model is None else _open_processor(model)
     if max_tokens is not None and processor is None:
         raise DataError("--max-tokens needs --model: without a model no token can be counted")
-    with _progress(hidden=as_json) as progress:
+    with progress_bar("checking", hidden=as_json) as progress:
         report = lint(
             file,
             reader,
@@ -119,7 +117,7 @@ def stats_command(
     """Draw how many rounds, images, tokens and tiles records have, and count duplicates."""
     records = open_reader(located(file), reader, images, answers)
     processor = None if model is None else _open_processor(model)[0]
-    with _progress(hidden=as_json) as progress:
+    with progress_bar("checking", hidden=as_json) as progress:
         stats = measure_records(records, processor, progress)
     if as_json:
         typer.echo(json.dumps(asdict(stats), indent=1))
@@ -146,7 +144,7 @@ def convert_command(
 ) -> None:
     """Write records as JSON lines, Parquet, or WebDataset shards."""
     records = open_reader(located(file), reader, images, answers)
-    with _progress(hidden=False) as progress:
+    with progress_bar("writing") as progress:
         done = convert(records, out, shard=shard, progress=progress)
     names = f"{done.files[0]}" + (f" to {done.files[-1].name}" if len(done.files) > 1 else "")
     typer.echo(f"wrote {done.records} records and {done.images} images to {names}")
@@ -161,23 +159,6 @@ def _open_processor(path: Path) -> "tuple[TriptychProcessor, int | None]":
     from triptych.cli.processor import open_processor
 
     return open_processor(path)
-
-
-@contextmanager
-def _progress(*, hidden: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal's error stream, so that the report can be piped."""
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("checking"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=hidden or not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print_report(report: LintReport, show: int) -> None:

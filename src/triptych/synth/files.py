@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from triptych.data.schema import Record
@@ -20,19 +20,41 @@ class Manifest:
     Attributes:
         plan: the builder's arguments.
         files: number of records of each file.
+        licenses: number of records by licence and source.
+        quarantined: what was left out, with reasons in quarantine.jsonl.
+        size: of all files, in bytes.
     """
 
     plan: dict[str, object]
     files: dict[str, int]
+    licenses: dict[str, dict[str, int]] = field(default_factory=dict)
+    quarantined: int = 0
+    size: int = 0
 
 
 def read_manifest(folder: Path) -> Manifest | None:
     """Read what ``folder`` was built from; None when no builder has written it."""
     try:
         fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(fields["plan"], fields["files"])
+        return Manifest(**fields)
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError):
         return None
+
+
+def claim(folder: Path, *, replace: bool) -> None:
+    """Make sure that ``folder`` may be written or replaced.
+
+    Raises:
+        DataError: ``folder`` holds something: not a builder's work, or not to be replaced.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if read_manifest(folder) is None:
+            raise DataError(f"{folder} exists and was not written by a builder; choose another")
+        if not replace:
+            raise DataError(
+                f"{folder} was built with other options (see {folder / MANIFEST}); "
+                "choose another folder, or replace it with --replace"
+            )
 
 
 @contextmanager
@@ -47,14 +69,7 @@ def new_folder(
     Raises:
         DataError: ``folder`` holds something: not a builder's work, or not to be replaced.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if read_manifest(folder) is None:
-            raise DataError(f"{folder} exists and was not written by a builder; choose another")
-        if not replace:
-            raise DataError(
-                f"{folder} was built with other options (see {folder / MANIFEST}); "
-                "choose another folder, or replace it with --replace"
-            )
+    claim(folder, replace=replace)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
