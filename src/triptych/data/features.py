@@ -179,6 +179,8 @@ def fingerprint_of(
     """Hash what features depend on: towers, weights, their common layout, tiling and tile size."""
     settings = processor.settings
     made = f"{settings.tiling.model_dump_json()} {settings.tile_size} {layout}"
+    if settings.zoom is not None:
+        made += f" {settings.zoom.model_dump_json()}"
     digest = hashlib.sha256(made.encode())
     for tower in towers:
         digest.update(fingerprint(tower).encode())

@@ -4,7 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from triptych.fusion.channels import ChannelFusion
 from triptych.fusion.cross import CrossFusion
+from triptych.fusion.deepstack import DeepStackFusion
+from triptych.images.tiling import Zoom
 from triptych.spec import Spec
 
 
@@ -15,6 +18,23 @@ class SpliceFusion(Spec):
     """Names this fusion."""
 
 
-FusionSpec = Annotated[SpliceFusion | CrossFusion, Field(discriminator="kind")]
+FusionSpec = Annotated[
+    SpliceFusion | CrossFusion | DeepStackFusion | ChannelFusion, Field(discriminator="kind")
+]
 
-__all__ = ["CrossFusion", "FusionSpec", "SpliceFusion"]
+
+def find_zoom(fusion: FusionSpec) -> Zoom | None:
+    """The finer tiles that a fusion needs beside those of the sequence."""
+    if isinstance(fusion, DeepStackFusion):
+        return fusion.zoom
+    return fusion.finer() if isinstance(fusion, ChannelFusion) else None
+
+
+__all__ = [
+    "ChannelFusion",
+    "CrossFusion",
+    "DeepStackFusion",
+    "FusionSpec",
+    "SpliceFusion",
+    "find_zoom",
+]

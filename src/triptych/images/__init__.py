@@ -6,7 +6,7 @@ from triptych.images.crop import crop_tiles
 from triptych.images.decode import ImageInput, ImageLimits, content_hash, image_size, open_image
 from triptych.images.layout import TileLayout
 from triptych.images.plan import TilePlan, View, Window, plan_tiles
-from triptych.images.tiling import AnyresTiling, FixedTiling, GridTiling, TilingSpec
+from triptych.images.tiling import AnyresTiling, FixedTiling, GridTiling, TilingSpec, Zoom
 
 __all__ = [
     "AnyresTiling",
@@ -21,6 +21,7 @@ __all__ = [
     "TilingSpec",
     "View",
     "Window",
+    "Zoom",
     "arrange",
     "content_hash",
     "crop_tiles",

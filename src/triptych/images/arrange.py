@@ -171,7 +171,7 @@ def padding_mask(plan: TilePlan, layout: TileLayout) -> npt.NDArray[np.bool_]:
     mask[:, : layout.prefix] = True
     grids = mask[:, layout.prefix :].reshape(plan.tiles, layout.rows, layout.columns)
     tile = 0
-    for view in plan.views:
+    for view in plan.all_views:
         fair = shown(plan, view, layout, plan.spec.edge)
         any_ = shown(plan, view, layout, "any")
         for row, column in _cells(view):
@@ -201,8 +201,9 @@ def shown(plan: TilePlan, view: View, layout: TileLayout, edge: str) -> Extent:
         if edge == "half" and (place > 0 or stop < side):
             # What the scaled image would cover without rounding to pixels, as a fraction.
             shape = (plan.width, plan.height)
-            covered = shape[axis] * canvas[1 - axis] * count
-            whole = shape[1 - axis] * side
+            factor = view.magnified[::-1]
+            covered = shape[axis] * (canvas[1 - axis] // factor[1 - axis]) * count
+            whole = shape[1 - axis] * (side // factor[axis])
             fair = _half_covered(covered, whole, count, centred=view.centred)
             first, last = max(first, fair[0]), min(last, fair[1])
         intervals.append((first, last))

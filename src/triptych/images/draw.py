@@ -55,7 +55,7 @@ def tally(plan: TilePlan, layout: TileLayout) -> Tally:
             learned[Learned(run.start)] += 1
         else:
             own[run.tile] += run.stop - run.start
-    tiles = 1 if layout.whole_image else plan.tiles
+    tiles = 1 if layout.whole_image else plan.in_sequence
     return Tally(tuple(own[tile] for tile in range(tiles)), dict(learned))
 
 

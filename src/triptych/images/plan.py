@@ -4,14 +4,25 @@ An image is looked at in one or two views: an overview of one tile, and a grid o
 view a box of the image is resized to ``scaled`` and laid on a canvas of whole tiles; what it does
 not cover is fill. Worked example: 640x480 with ``fit: pad`` at 336 px in one tile is resized whole
 to 336x252 and laid at top 42, so that 42 rows of fill stand above and below it.
+
+A view may be zoomed: looked at once more in a finer grid, whose tiles are encoded too but have no
+place of their own in the sequence (see ``groups``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 from triptych.errors import ImageError
-from triptych.images.tiling import AnyresTiling, FixedTiling, Grid, GriddedTiling, TilingSpec
+from triptych.images.tiling import (
+    AnyresTiling,
+    FixedTiling,
+    Grid,
+    GriddedTiling,
+    TilingSpec,
+    Zoom,
+)
 
 Box: TypeAlias = tuple[int, int, int, int]
 
@@ -47,6 +58,7 @@ class View:
         grid: rows and columns of tiles.
         centred: whether padding stands on both sides.
         skipped: numbers of the tiles, row by row, that are all padding and are not encoded.
+        magnified: rows and columns of tiles for each tile of the view that this one magnifies.
     """
 
     source: Box
@@ -56,6 +68,7 @@ class View:
     grid: Grid = (1, 1)
     centred: bool = True
     skipped: frozenset[int] = frozenset()
+    magnified: Grid = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class TilePlan:
         size: side of a tile in pixels.
         views: the grid, with the overview before it if there is one.
         spec: what the plan was made from.
+        zooms: for each view the same in a finer grid, or None; empty where nothing is zoomed.
     """
 
     width: int
@@ -74,13 +88,19 @@ class TilePlan:
     size: int
     views: tuple[View, ...]
     spec: TilingSpec
+    zooms: tuple[View | None, ...] = ()
+
+    @property
+    def all_views(self) -> tuple[View, ...]:
+        """The views of the sequence, then those that zoom."""
+        return (*self.views, *(zoom for zoom in self.zooms if zoom is not None))
 
     @cached_property
     def windows(self) -> tuple[Window, ...]:
-        """The tiles that are encoded: the overview, then the grid row by row."""
+        """The tiles that are encoded: the overview, the grid row by row, then zooming ones."""
         return tuple(
             Window(view.source, view.scaled, column * self.size - view.left, top)
-            for view in self.views
+            for view in self.all_views
             for row in range(view.grid[0])
             for top in (row * self.size - view.top,)
             for column in range(view.grid[1])
@@ -91,6 +111,11 @@ class TilePlan:
     def tiles(self) -> int:
         """Number of tiles that are encoded, the overview among them."""
         return len(self.windows)
+
+    @property
+    def in_sequence(self) -> int:
+        """Number of tiles that are encoded and have a place in the sequence."""
+        return sum(view.grid[0] * view.grid[1] - len(view.skipped) for view in self.views)
 
     @property
     def grid(self) -> Grid:
@@ -109,8 +134,17 @@ class TilePlan:
 
 
 @lru_cache(maxsize=1024)
-def plan_tiles(width: int, height: int, size: int, spec: TilingSpec) -> TilePlan:
+def plan_tiles(
+    width: int, height: int, size: int, spec: TilingSpec, zoom: Zoom | None = None
+) -> TilePlan:
     """Plan the tiles of an image of ``width`` x ``height`` pixels for towers of side ``size``.
+
+    Args:
+        width: of the image in pixels.
+        height: of the image in pixels.
+        size: side of a tile.
+        spec: the tiles of the sequence.
+        zoom: what is looked at once more, without a place in the sequence.
 
     Raises:
         ImageError: when a side is not positive.
@@ -120,21 +154,58 @@ def plan_tiles(width: int, height: int, size: int, spec: TilingSpec) -> TilePlan
             f"cannot plan tiles for an image of {width}x{height} pixels at tile side {size}: "
             "every side must be at least 1"
         )
+    views = _views(width, height, size, spec)
+    zooms = () if zoom is None else _zooms(views, (width, height), size, zoom)
+    return TilePlan(width, height, size, views, spec, zooms)
+
+
+def _views(width: int, height: int, size: int, spec: TilingSpec) -> tuple[View, ...]:
     if isinstance(spec, FixedTiling):
         fits = {"stretch": _stretch, "pad": _pad, "crop": _crop}
-        views = (fits[spec.fit](width, height, size),)
-        return TilePlan(width, height, size, views, spec)
+        return (fits[spec.fit](width, height, size),)
     if isinstance(spec, AnyresTiling):
-        grid = choose_grid(width, height, size, spec)
+        grid = choose_grid(width, height, size, spec.candidates)
         alone = grid == (1, 1) and not spec.one_tile_overview
     else:
         grid, alone = (spec.side, spec.side), False
     view = _lay_grid(width, height, size, grid, spec)
     overview = () if alone or spec.overview == "none" else (_overview(width, height, size, spec),)
-    return TilePlan(width, height, size, (*overview, view), spec)
+    return (*overview, view)
 
 
-def choose_grid(width: int, height: int, size: int, spec: AnyresTiling) -> Grid:
+def _zooms(
+    views: tuple[View, ...], image: tuple[int, int], size: int, zoom: Zoom
+) -> tuple[View | None, ...]:
+    if zoom.of == "tiles":
+        return tuple(_magnify(view, zoom.grids[0], size) for view in views)
+    first, others = views[0], (None,) * (len(views) - 1)
+    if first.grid != (1, 1):
+        return (None, *others)
+    if zoom.fit == "pad":
+        grid = choose_grid(*image, size, zoom.grids)
+        canvas = (grid[1] * size, grid[0] * size)
+        scaled = _shrink(*image, canvas, up=True)
+        left, top = _place(scaled, canvas, centred=True)
+        empty = _empty(scaled, (left, top), grid, size)
+        return (View(first.source, scaled, left, top, grid, skipped=empty), *others)
+    # What the square tile shows, in pixels of the image, its padding included.
+    box = first.source
+    width = max(1, size * (box[2] - box[0]) // first.scaled[0])
+    height = max(1, size * (box[3] - box[1]) // first.scaled[1])
+    return (_magnify(first, choose_grid(width, height, size, zoom.grids), size), *others)
+
+
+def _magnify(view: View, factor: Grid, size: int) -> View:
+    """The same view with ``factor`` rows and columns of tiles for each of its tiles."""
+    rows, columns = factor
+    grid = (view.grid[0] * rows, view.grid[1] * columns)
+    scaled = (view.scaled[0] * columns, view.scaled[1] * rows)
+    left, top = view.left * columns, view.top * rows
+    empty = _empty(scaled, (left, top), grid, size)
+    return View(view.source, scaled, left, top, grid, view.centred, empty, factor)
+
+
+def choose_grid(width: int, height: int, size: int, candidates: Sequence[Grid]) -> Grid:
     """The candidate grid that shows the image at the largest effective resolution.
 
     That is the pixels of the image after it was scaled into the grid, but never more than it has.
@@ -150,7 +221,7 @@ def choose_grid(width: int, height: int, size: int, spec: AnyresTiling) -> Grid:
         effective = min(scaled, width * height)
         return effective, effective - canvas_width * canvas_height
 
-    return max(spec.candidates, key=merit)
+    return max(candidates, key=merit)
 
 
 def _lay_grid(width: int, height: int, size: int, grid: Grid, spec: GriddedTiling) -> View:
@@ -161,11 +232,20 @@ def _lay_grid(width: int, height: int, size: int, grid: Grid, spec: GriddedTilin
     scaled = _shrink(width, height, canvas, up=isinstance(spec, AnyresTiling))
     centred = spec.anchor == "centre"
     left, top = _place(scaled, canvas, centred=centred)
-    columns = range(grid[1])
-    empty = frozenset(
+    empty = _empty(scaled, (left, top), grid, size)
+    skipped = empty if spec.leaves_out else frozenset()
+    return View(whole, scaled, left, top, grid, centred, skipped)
+
+
+def _empty(
+    scaled: tuple[int, int], place: tuple[int, int], grid: Grid, size: int
+) -> frozenset[int]:
+    """Numbers of the tiles of a grid, row by row, that show nothing of what lies at ``place``."""
+    left, top = place
+    return frozenset(
         row * grid[1] + column
         for row in range(grid[0])
-        for column in columns
+        for column in range(grid[1])
         if not (
             left < (column + 1) * size
             and column * size < left + scaled[0]
@@ -173,8 +253,6 @@ def _lay_grid(width: int, height: int, size: int, grid: Grid, spec: GriddedTilin
             and row * size < top + scaled[1]
         )
     )
-    skipped = empty if spec.leaves_out else frozenset()
-    return View(whole, scaled, left, top, grid, centred, skipped)
 
 
 def _overview(width: int, height: int, size: int, spec: GriddedTiling) -> View:

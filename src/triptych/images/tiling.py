@@ -156,3 +156,19 @@ class GridTiling(GriddedTiling):
 TilingSpec: TypeAlias = Annotated[
     FixedTiling | AnyresTiling | GridTiling, Field(discriminator="kind")
 ]
+
+
+class Zoom(Spec):
+    """A second, finer look at tiles: nothing of it stands in the sequence (DeepStack).
+
+    Each tile that is zoomed is looked at again in a grid of tiles of the same side.
+    """
+
+    of: Literal["overview", "tiles"]
+    """Zoom the tile of the whole image, or every tile of the sequence."""
+
+    grids: Annotated[tuple[tuple[PositiveInt, PositiveInt], ...], Field(min_length=1)]
+    """Candidates as [rows, columns]; the one that shows most of the image is taken."""
+
+    fit: Fit
+    """Cut the tile's own view finer, or keep the shape of the image and pad the grid."""

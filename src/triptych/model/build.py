@@ -108,6 +108,7 @@ def _make_processor(
         numbered=spec.template.numbered,
         tags=spec.template.tags,
         outside=isinstance(spec.fusion, CrossFusion),
+        zoom=panels.zoom,
     )
     return TriptychProcessor(
         tokenizer,

@@ -6,11 +6,11 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from triptych.connectors import ConnectorSpec
 from triptych.errors import RecipeError
-from triptych.fusion import FusionSpec, SpliceFusion
+from triptych.fusion import ChannelFusion, FusionSpec, SpliceFusion, find_zoom
 from triptych.images.arrange import check_layout
 from triptych.images.layout import TileLayout
-from triptych.images.tiling import FixedTiling, TilingSpec
-from triptych.model.spec import find_conflict
+from triptych.images.tiling import FixedTiling, TilingSpec, Zoom
+from triptych.model.spec import check_stacks, find_conflict
 from triptych.spec import Spec, validate
 from triptych.towers import TowerGrid, TowerSpec, common_layout
 
@@ -45,6 +45,22 @@ class Panels(Spec):
         return sum(tower.width for tower in self.towers)
 
     @property
+    def connected_width(self) -> int:
+        """Channels of a token that the connector takes, those of joined groups included."""
+        groups = self.fusion.count if isinstance(self.fusion, ChannelFusion) else 0
+        return self.tower_width * (1 + groups)
+
+    @property
+    def zoom(self) -> Zoom | None:
+        """What the fusion looks at once more, in finer tiles."""
+        return find_zoom(self.fusion)
+
+    @property
+    def joins_before_connector(self) -> bool:
+        """Whether the connector is given the tiles of the sequence alone."""
+        return isinstance(self.fusion, ChannelFusion)
+
+    @property
     def layout(self) -> TileLayout:
         """Layout of a tile's visual tokens, after the connector.
 
@@ -53,6 +69,7 @@ class Panels(Spec):
         """
         layout = self.connector.layout(self.tower_layout)
         check_layout(self.tiling, layout, masks_padding=self.connector.masks_padding)
+        check_stacks(self.fusion, self.tiling, layout)
         return layout
 
 

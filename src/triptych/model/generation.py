@@ -25,7 +25,7 @@ class ImageGenerationMixin(GenerationMixin):
             input_ids, is_first_iteration=is_first_iteration, **kwargs
         )
         if not is_first_iteration and kwargs.get("use_cache", True):
-            for name in IMAGE_INPUTS:
+            for name in (*IMAGE_INPUTS, "stacks"):
                 inputs.pop(name, None)
         if self._attention.implementation is not None and inputs.get("token_kinds") is None:
             inputs["token_kinds"] = self.find_token_kinds(input_ids, kwargs.get("attention_mask"))

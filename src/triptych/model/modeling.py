@@ -6,16 +6,12 @@ N supervised tokens, D width, K vocabulary.
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Cache, DynamicCache, PreTrainedModel
+from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
 from triptych.attention import Rule
-from triptych.fusion import CrossFusion
+from triptych.fusion import ChannelFusion, CrossFusion, DeepStackFusion, FusionSpec
 from triptych.fusion.cross import SequenceMasks
-from triptych.fusion.cross_cache import CrossMemory
-from triptych.fusion.splice import splice
-from triptych.images.count import sequence_tokens
 from triptych.language.head import VocabularyHead, cross_entropy, supervised
 from triptych.model.attention import (
     RuleArguments,
@@ -24,23 +20,20 @@ from triptych.model.attention import (
     count_positions,
     find_kinds,
 )
+from triptych.model.channels import ChannelGroups
 from triptych.model.configuration import TriptychConfig
-from triptych.model.cross import (
-    CrossArguments,
-    Visual,
-    arrange,
-    cached_tokens,
-    hide,
-    refuse_embeddings,
-)
+from triptych.model.cross import CrossArguments, cached_tokens
+from triptych.model.deepstack import StackArguments, check_given
 from triptych.model.generation import ImageGenerationMixin
 from triptych.model.new_tokens import NewTokens
 from triptych.model.output import TriptychOutput
+from triptych.model.seeing import SeeingMixin
+from triptych.model.stacks import make_producer
 from triptych.model.tiles import TileTokens
-from triptych.model.vision import Images, check_mask, encode_tiles
+from triptych.model.vision import Images
 
 
-class TriptychForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
+class TriptychForConditionalGeneration(SeeingMixin, PreTrainedModel, ImageGenerationMixin):
     """A large multimodal model: visual tokens at image spans of any causal language model.
 
     Args:
@@ -70,7 +63,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         self.layout, self.tile_size = panels.layout, panels.tile_size
         self.tiles_at_once: int | None = None
         self.connector = panels.connector.build(
-            panels.tower_layout, panels.tower_width, text.hidden_size
+            panels.tower_layout, panels.connected_width, text.hidden_size
         )
         self.tile_tokens = TileTokens(panels, text.hidden_size, 0.02)
         self.new_tokens = (
@@ -88,14 +81,23 @@ class TriptychForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             language_model.set_attn_implementation(implementation)
         self._attention.check(language_model)
         self.language_model = language_model
-        self._cross = (
-            CrossArguments(panels.fusion, language_model)
-            if isinstance(panels.fusion, CrossFusion)
-            else None
-        )
-        self.cross_layers = None if self._cross is None else self._cross.layers
+        self._set_fusion(panels.fusion, language_model)
         self._head = VocabularyHead(text.to_dict())
         self.post_init()
+
+    def _set_fusion(self, fusion: FusionSpec, language_model: PreTrainedModel) -> None:
+        self._cross, self._stacks, self._channels = None, None, None
+        self.cross_layers, self.stack_producer = None, None
+        self._zeros_in_sequence = False
+        if isinstance(fusion, CrossFusion):
+            self._cross = CrossArguments(fusion, language_model)
+            self.cross_layers = self._cross.layers
+        elif isinstance(fusion, DeepStackFusion):
+            self._stacks = StackArguments(fusion, language_model)
+            self.stack_producer = make_producer(fusion, self.layout)
+            self._zeros_in_sequence = fusion.sequence == "zeros"
+        elif isinstance(fusion, ChannelFusion):
+            self._channels = ChannelGroups(fusion, self.tower_layout)
 
     @property
     def attention_rule(self) -> Rule:
@@ -117,106 +119,6 @@ class TriptychForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         """The language model's head."""
         return cast(nn.Module, self.language_model.get_output_embeddings())
 
-    def encode_tiles(self, pixel_values: Tensor) -> Tensor:
-        """Tower features (T, P, D) of uint8 tiles (T, 3, S, S), channels of all towers."""
-        return encode_tiles(self.towers, pixel_values, self.tower_layout, self.tiles_at_once)
-
-    def get_image_features(
-        self,
-        pixel_values: Tensor | None = None,
-        tile_features: Tensor | None = None,
-        patch_mask: Tensor | None = None,
-        tiles_per_image: Tensor | None = None,
-        tile_index: Tensor | None = None,
-    ) -> Tensor:
-        """Visual tokens (T, V, D) of tiles, or of their cached tower features.
-
-        With a connector that samples whole images they are (I, V, D).
-
-        Raises:
-            SpanError: ``patch_mask`` does not fit, or leaves nothing of a tile.
-        """
-        if tile_features is None:
-            tile_features = self.encode_tiles(cast(Tensor, pixel_values))
-        if tile_index is not None:
-            tile_features = tile_features[tile_index]
-        if patch_mask is not None:
-            check_mask(patch_mask, tile_features, tiles_per_image, self.tower_layout.prefix)
-        dtype = next(self.connector.parameters()).dtype
-        visual = self.connector(tile_features.to(dtype), patch_mask, tiles_per_image)
-        return cast(Tensor, visual)
-
-    def embed(self, input_ids: Tensor, images: Images) -> Tensor:
-        """Embed a sequence (B, S) with the visual tokens at their places: (B, S, D).
-
-        With cross fusion these stay outside, and the placeholders have embeddings of their own.
-
-        Raises:
-            SpanError: placeholders and images do not match.
-        """
-        table = self.get_input_embeddings()
-        if self.new_tokens is None:
-            embeddings = cast(Tensor, table(input_ids))
-        else:
-            embeddings = self.new_tokens.embed(input_ids, table)
-        if self._cross is not None:
-            return embeddings
-        placeholders = input_ids == self.config.image_token_id
-        if images.tiles or bool(placeholders.any()):
-            return splice(embeddings, placeholders, self._see(placeholders, images)[0])
-        if self.training and torch.is_grad_enabled():
-            return embeddings + (0.0 * self._see_nothing().sum()).to(embeddings.dtype)
-        return embeddings
-
-    def _see(self, placeholders: Tensor, images: Images) -> tuple[Tensor, list[int]]:
-        """Visual tokens (V, D) of all images, checked against the placeholders; and of each."""
-        plans = self.tile_tokens.plan(images)
-        counts = self.tile_tokens.count(plans)
-        outside = self._cross is not None
-        images.check(placeholders, [sequence_tokens(one, outside=outside) for one in counts])
-        mask = self.tile_tokens.mask(plans, placeholders.device)
-        visual = self.get_image_features(**images.vision(), patch_mask=mask)
-        return cast(Tensor, self.tile_tokens(visual, plans)), counts
-
-    def _look(self, input_ids: Tensor | None, images: Images, first: int) -> Visual | None:
-        """Visual tokens for cross fusion, and where they are; see ``arrange``."""
-        if input_ids is None:
-            if images.tiles:
-                refuse_embeddings()
-            return None
-        placeholders = input_ids == self.config.image_token_id
-        if images.tiles or bool(placeholders.any()):
-            return arrange(*self._see(placeholders, images), placeholders, first)
-        if self.training and torch.is_grad_enabled():
-            return hide(self._see_nothing(), len(input_ids))
-        return None
-
-    def sequence_tokens(self, width: int, height: int) -> int:
-        """Tokens of the sequence that an image of ``width`` x ``height`` pixels takes."""
-        visual = self.tile_tokens.tokens_of(width, height)
-        return sequence_tokens(visual, outside=self._cross is not None)
-
-    def make_cache(self) -> DynamicCache:
-        """An empty cache for tokens, and for images where fusion keeps them outside."""
-        return DynamicCache() if self._cross is None else CrossMemory()
-
-    def _see_nothing(self) -> Tensor:
-        """Tokens (V, D) of a blank tile and the learnable ones, to be used so that none counts.
-
-        Every rank then has a gradient for every trainable parameter and takes part in the same
-        collectives, also with a batch of text alone.
-        """
-        device = next(self.connector.parameters()).device
-        if any(p.requires_grad for p in self.towers.parameters()):
-            side = self.tile_size
-            blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
-            visual = self.get_image_features(pixel_values=blank)
-        else:
-            shape = (1, self.tower_layout.tokens, self.tower_width)
-            visual = self.get_image_features(tile_features=torch.zeros(shape, device=device))
-        learned, tokens = self.tile_tokens.weight, visual.flatten(0, 1)
-        return tokens if learned is None else torch.cat([tokens, learned.to(tokens.dtype)])
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -234,6 +136,7 @@ class TriptychForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         document_ids: Tensor | None = None,
         image_ids: Tensor | None = None,
         token_places: Tensor | None = None,
+        stacks: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -262,6 +165,8 @@ class TriptychForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             image_ids: (B, K) for those rules; default: counted from the images given.
             token_places: (B, K) for those rules; the order of the tokens where the cached ones do
                 not stand in it.
+            stacks: (B, G, S, D), with ``inputs_embeds`` and fusion ``deepstack``: what is added to
+                these embeddings in deeper layers; ``embed_stacked`` makes both.
             labels: (B, S), not shifted, -100 outside the loss.
             num_items_in_batch: divisor of the summed loss; default: the supervised tokens here.
             logits_to_keep: without labels, how many last positions (or which) get logits.
@@ -273,8 +178,9 @@ class TriptychForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         images = Images(
             pixel_values, tile_features, tiles_per_image, images_per_sample, tile_index, image_sizes
         )
+        check_given(stacks, wanted=self._stacks is not None, embedded=inputs_embeds is not None)
         if inputs_embeds is None:
-            inputs_embeds = self.embed(cast(Tensor, input_ids), images)
+            inputs_embeds, stacks = self.embed_stacked(cast(Tensor, input_ids), images)
         if position_ids is None and past_key_values is None:
             position_ids = count_positions(attention_mask, document_ids)
         tokens = TokenInputs(token_kinds, document_ids, image_ids, token_places)
@@ -295,21 +201,16 @@ class TriptychForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             visual = self._look(input_ids, images, cached_tokens(past_key_values))
             masks = SequenceMasks(inputs_embeds.shape[1], attention_mask, document_ids)
             kwargs |= self._cross.prepare(visual, masks, past_key_values)
+        if self._stacks is not None:
+            kwargs |= self._stacks.prepare(stacks, inputs_embeds)
         outputs = self.language_model.get_decoder()(
             inputs_embeds=inputs_embeds, past_key_values=past_key_values, **kwargs
         )
-        if self._cross is not None:
-            self._cross.check(kwargs)
-        hidden, loss = outputs.last_hidden_state, None
-        if labels is None:
-            kept = (
-                slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            )
-            logits = self._logits(hidden[:, kept])
-        else:
-            chosen, targets = supervised(hidden, labels)
-            logits = self._logits(chosen)
-            loss = cross_entropy(logits, targets, num_items_in_batch)
+        for added in (self._cross, self._stacks):
+            if added is not None:
+                added.check(kwargs)
+        hidden = outputs.last_hidden_state
+        loss, logits = self._predict(hidden, labels, num_items_in_batch, logits_to_keep)
         return TriptychOutput(
             loss=loss,
             logits=logits,
@@ -317,6 +218,21 @@ class TriptychForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
+
+    def _predict(
+        self,
+        hidden: Tensor,
+        labels: Tensor | None,
+        items: Tensor | int | None,
+        to_keep: int | Tensor,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Loss and logits out of the last hidden states (B, S, D); see ``forward``."""
+        if labels is None:
+            kept = slice(-to_keep, None) if isinstance(to_keep, int) else to_keep
+            return None, self._logits(hidden[:, kept])
+        chosen, targets = supervised(hidden, labels)
+        logits = self._logits(chosen)
+        return cross_entropy(logits, targets, items), logits
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits = self._head(self.get_output_embeddings(), hidden)

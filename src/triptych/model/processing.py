@@ -19,7 +19,7 @@ from triptych.images.crop import crop_tiles
 from triptych.images.decode import ImageInput, open_image
 from triptych.images.layout import TileLayout
 from triptych.images.plan import TilePlan, plan_tiles
-from triptych.images.tiling import TilingSpec
+from triptych.images.tiling import TilingSpec, Zoom
 from triptych.model.prompt import Prompt, Skeleton, nest_images, pack_prompts, pad_prompts
 from triptych.model.sharing import share_tiles
 from triptych.model.spec import Numbered
@@ -56,6 +56,8 @@ class VisionSettings(Spec):
     """Images are wrapped in a start and an end token."""
     outside: bool = False
     """Visual tokens stay outside the sequence, one placeholder for each image inside it."""
+    zoom: Zoom | None = None
+    """What is looked at once more, in finer tiles without a place in the sequence."""
 
 
 class TriptychProcessor(ProcessorMixin):
@@ -106,7 +108,8 @@ class TriptychProcessor(ProcessorMixin):
 
     def plan(self, width: int, height: int) -> TilePlan:
         """Plan the tiles of an image of ``width`` x ``height`` pixels."""
-        return plan_tiles(width, height, self.tile_size, self.settings.tiling)
+        one = self.settings
+        return plan_tiles(width, height, self.tile_size, one.tiling, one.zoom)
 
     def count(self, width: int, height: int) -> int:
         """Tokens of the sequence that an image of ``width`` x ``height`` pixels takes."""

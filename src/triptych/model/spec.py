@@ -5,10 +5,26 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from triptych.attention import ImageScope, RuleName
-from triptych.connectors import ConnectorSpec, MlpConnector
-from triptych.fusion import CrossFusion, FusionSpec, SpliceFusion
+from triptych.connectors import (
+    ConnectorSpec,
+    MlpConnector,
+    PerceiverConnector,
+    QFormerConnector,
+)
+from triptych.errors import RecipeError
+from triptych.fusion import (
+    ChannelFusion,
+    CrossFusion,
+    DeepStackFusion,
+    FusionSpec,
+    SpliceFusion,
+    find_zoom,
+)
+from triptych.fusion.deepstack import MosaicStacks, check_places
+from triptych.images.groups import check_sampler, check_zoom
+from triptych.images.layout import TileLayout
 from triptych.images.tiling import FixedTiling, TilingSpec
-from triptych.language import LanguageSpec
+from triptych.language import LanguageSpec, TransformersLanguage
 from triptych.spec import Spec
 from triptych.towers import TowerGrid, TowerSpec
 
@@ -56,7 +72,22 @@ class ModelSpec(Spec):
         conflict = find_conflict(self.fusion, self.attention)
         if conflict is not None:
             raise ValueError(conflict)
+        try:
+            self._check_stacks()
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
         return self
+
+    def _check_stacks(self) -> None:
+        """What is known before a source is read; the rest is checked when it has been."""
+        latents = isinstance(self.connector, PerceiverConnector | QFormerConnector)
+        tile = TileLayout(1, 1)
+        check_stacks(self.fusion, self.tiling, self.connector.layout(tile) if latents else tile)
+        language = self.language
+        given = language.config if isinstance(language, TransformersLanguage) else None
+        layers = (given or {}).get("num_hidden_layers")
+        if isinstance(self.fusion, DeepStackFusion) and isinstance(layers, int):
+            check_places(self.fusion.places, layers)
 
 
 def find_conflict(fusion: FusionSpec, attention: str) -> str | None:
@@ -67,3 +98,26 @@ def find_conflict(fusion: FusionSpec, attention: str) -> str | None:
             "would find none to treat apart from text; take attention 'causal', or fusion 'splice'"
         )
     return None
+
+
+def check_stacks(fusion: FusionSpec, tiling: TilingSpec, layout: TileLayout) -> None:
+    """Refuse a finer look that the tiling or the connector cannot have.
+
+    Args:
+        fusion: what asks for it.
+        tiling: the tiles of the sequence.
+        layout: of a tile's visual tokens, behind the connector.
+
+    Raises:
+        RecipeError: gives the reason.
+    """
+    zoom = find_zoom(fusion)
+    if zoom is None:
+        return
+    try:
+        check_zoom(zoom, tiling)
+        if isinstance(fusion, DeepStackFusion) and isinstance(fusion.producer, MosaicStacks):
+            check_sampler(fusion.producer.sampler, layout)
+    except RecipeError as error:
+        where = "model.fusion" if isinstance(fusion, ChannelFusion) else "model.fusion.producer"
+        raise RecipeError(f"{where}: {error}") from None

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from triptych.errors import SpanError
 from triptych.images.arrange import arrange, learned_tokens, padding_mask, token_sources
 from triptych.images.count import image_tokens
+from triptych.images.groups import NOTHING
 from triptych.images.plan import TilePlan, plan_tiles
 from triptych.images.tiling import FixedTiling
 from triptych.model.configuration import Panels
+from triptych.model.stacks import own_places
 from triptych.model.vision import Images
 
 
@@ -36,14 +38,22 @@ class TileTokens(nn.Module):
 
     def __init__(self, panels: Panels, width: int, std: float) -> None:
         super().__init__()
-        self.tiling, self.tile_size = panels.tiling, panels.tile_size
+        self.tiling, self.tile_size, self.zoom = panels.tiling, panels.tile_size, panels.zoom
         self.layout, self.tower_layout = panels.layout, panels.tower_layout
         self.masks_padding = panels.connector.masks_padding
         self.learned = learned_tokens(self.tiling, self.layout)
         rows = torch.empty(len(self.learned), width).normal_(std=std)
         self.weight = nn.Parameter(rows) if self.learned else None
         copies = bool(self.learned) or self.tiling.unpad or self.tiling.order == "rows"
+        copies |= self.zoom is not None and not panels.joins_before_connector
         self._copies = copies and not self.layout.whole_image
+        self._joined = panels.joins_before_connector
+
+    @property
+    def blank(self) -> TilePlan:
+        """The plan of one tile that shows nothing and is not zoomed."""
+        side = self.tile_size
+        return plan_tiles(side, side, side, FixedTiling())
 
     def plan(self, images: Images) -> list[TilePlan]:
         """Plan every image of a batch.
@@ -57,7 +67,7 @@ class TileTokens(nn.Module):
         if images.image_sizes is None:
             return self._plan_without_sizes(tiles) if tiles else []
         plans = [
-            plan_tiles(width, height, self.tile_size, self.tiling)
+            plan_tiles(width, height, self.tile_size, self.tiling, self.zoom)
             for width, height in images.image_sizes.tolist()
         ]
         if len(tiles) != len(plans):
@@ -89,7 +99,8 @@ class TileTokens(nn.Module):
         """Visual tokens of all images one after the other.
 
         Args:
-            visual: (T, V, D) tokens of all tiles, or (I, V, D) where images are sampled whole.
+            visual: (T, V, D) tokens of all tiles, or (I, V, D) where images are sampled whole. What
+                zooms has no visual tokens of its own where it was joined before the connector.
             plans: of all images.
         """
         table = visual.flatten(0, 1)
@@ -104,17 +115,23 @@ class TileTokens(nn.Module):
             rows.append(
                 token_sources(runs, self.layout, self.learned, first_tile=first, tiles=len(visual))
             )
-            first += plan.tiles
+            first += plan.in_sequence if self._joined else plan.tiles
         return table.index_select(0, torch.from_numpy(np.concatenate(rows)).to(table.device))
+
+    def is_learned(self, plans: Sequence[TilePlan], device: torch.device) -> Tensor:
+        """Which of all visual tokens (N,) are learnable ones."""
+        places = np.concatenate([own_places(plan, self.layout) for plan in plans])
+        return torch.from_numpy(places == NOTHING).to(device)
 
     def _plan_without_sizes(self, tiles: Sequence[int]) -> list[TilePlan]:
         """Plans of images of which only the tiles are known, where these say enough."""
         spec, side = self.tiling, self.tile_size
-        looks = spec.fit == "pad" and (spec.unpad or self.masks_padding)
+        looks = self.zoom is not None
+        looks |= spec.fit == "pad" and (spec.unpad or self.masks_padding)
         if not isinstance(spec, FixedTiling) or looks:
             raise SpanError(
-                f"tiling '{spec.kind}' needs image_sizes (width, height) of all images; the "
-                "processor makes them"
+                f"tiling '{spec.kind}'{', zoomed,' if self.zoom else ''} needs image_sizes (width, "
+                "height) of all images; the processor makes them"
             )
         if set(tiles) != {1} and not self.layout.whole_image:
             raise SpanError(f"tiling 'fixed' has one tile for each image, found {list(tiles)}")

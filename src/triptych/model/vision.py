@@ -53,15 +53,6 @@ class Images:
         given = self.pixel_values if self.tile_features is None else self.tile_features
         return 0 if given is None else len(given)
 
-    def vision(self) -> dict[str, Tensor | None]:
-        """What visual tokens are made of, by the names of ``get_image_features``."""
-        return {
-            "pixel_values": self.pixel_values,
-            "tile_features": self.tile_features,
-            "tiles_per_image": self.tiles_per_image,
-            "tile_index": self.tile_index,
-        }
-
     def check(self, placeholders: Tensor, tokens: list[int]) -> None:
         """Compare the placeholders of the sequence with the images given.
 

@@ -47,14 +47,19 @@ def stage_parts(model: "TriptychForConditionalGeneration", stage: StageSpec) -> 
             mode = "full" if spec.train else "frozen"
         return Part(name, module, mode, spec.learning_rate or stage.learning_rate)
 
-    gated = model.cross_layers
     return [
         *(part(name, tower, spec) for name, tower, spec in _tower_parts(model, stage)),
         part("connector", nn.ModuleList([model.connector, model.tile_tokens]), train.connector),
-        *([] if gated is None else [part("fusion", gated, train.fusion)]),
+        *(part("fusion", one, train.fusion) for one in _fusion_parts(model)),
         part("new_tokens", model.new_tokens or nn.Module(), train.new_tokens),
         part("language", model.language_model, train.language),
     ]
+
+
+def _fusion_parts(model: "TriptychForConditionalGeneration") -> list[nn.Module]:
+    """What the fusion of a model trains: nothing, where it has no parameters."""
+    modules = (model.cross_layers, model.stack_producer)
+    return [one for one in modules if one is not None and list(one.parameters())]
 
 
 def _tower_parts(

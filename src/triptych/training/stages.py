@@ -89,7 +89,7 @@ class TrainSpec(Spec):
     true, false, a learning rate, or keys."""
 
     fusion: Part = PartSpec()
-    """The gated layers of fusion 'cross', where a model has them: as the connector."""
+    """What the fusion itself trains, such as the gated layers of 'cross': as the connector."""
 
     new_tokens: Part = PartSpec()
     """The embedding rows added for image tokens: true, false, a learning rate, or keys."""
