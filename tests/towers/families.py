@@ -17,6 +17,16 @@ TINY = {
     "dinov2_with_registers": {"num_register_tokens": 4, **DINO2},
     "dinov3_vit": {"image_size": 32, "patch_size": 8, "num_register_tokens": 4, **VIT},
     "vit": {"image_size": 32, "patch_size": 8, **VIT},
+    "qwen3_vl_vision": {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "patch_size": 4,
+        "num_position_embeddings": 36,
+        "out_hidden_size": 16,
+        "deepstack_visual_indexes": [0, 1],
+    },
     "convnext": STAGES,
     "convnextv2": STAGES,
     "efficientnet": {
@@ -30,3 +40,5 @@ for name in TINY:
     TINY[name] = {"model_type": name, **TINY[name]}
 
 WITH_CLS = ("clip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
+MAPS = ("convnext", "convnextv2", "efficientnet")
+BLOCKS = tuple(name for name in TINY if name not in MAPS)

@@ -4,7 +4,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from triptych.towers.base import Tower, TowerSpecBase
+from triptych.towers.base import BlockTower, Tower, TowerSpecBase
 from triptych.towers.efficientnet_lite import EfficientNetLiteTower
 from triptych.towers.encoder import TransformersTower
 from triptych.towers.fingerprint import fingerprint
@@ -23,6 +23,7 @@ TowerSpec: TypeAlias = Annotated[
 
 __all__ = [
     "TOWERS",
+    "BlockTower",
     "EfficientNetLiteTower",
     "SmallTower",
     "Tower",

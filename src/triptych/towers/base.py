@@ -1,10 +1,12 @@
 """The protocol of a vision tower, and of the spec that builds one.
 
-Shape suffixes: T tiles, P tokens of a tile, D width, S side of a tile in pixels.
+Shape suffixes: T tiles, P tokens of a tile, Q tokens of a tile inside the tower (all that its
+blocks see), D width, S side of a tile in pixels.
 """
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import torch
@@ -49,6 +51,14 @@ class Tower(nn.Module, ABC):
         Returns:
             Tokens (T, P, D) in the dtype of the tower's parameters.
         """
+        normalised = self.normalise(tiles)
+        if self.convolutional and tiles.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):
+                return self.encode(normalised)
+        return self.encode(normalised)
+
+    def normalise(self, tiles: Tensor) -> Tensor:
+        """Bring uint8 tiles (T, 3, S, S) to what ``encode`` takes."""
         dtype = next(self.parameters()).dtype
         pixels = tiles.to(torch.float32) / 255
         if pixels.shape[-1] != self.size:
@@ -57,11 +67,7 @@ class Tower(nn.Module, ABC):
             ).clamp(0, 1)
         mean = torch.tensor(self.mean, device=tiles.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=tiles.device).view(1, 3, 1, 1)
-        normalised = ((pixels - mean) / std).to(dtype)
-        if self.convolutional and tiles.device.type == "cpu":
-            with torch.autocast("cpu", enabled=False):
-                return self.encode(normalised)
-        return self.encode(normalised)
+        return ((pixels - mean) / std).to(dtype)
 
     def train(self, mode: bool = True) -> Self:
         """Switch modes. A frozen tower stays in evaluation, and so does every batch norm.
@@ -73,6 +79,65 @@ class Tower(nn.Module, ABC):
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
+
+
+class BlockTower(Tower):
+    """A tower of equal transformer blocks, which can be run one by one.
+
+    Attributes:
+        depth: number of blocks.
+    """
+
+    depth: int
+
+    @abstractmethod
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (T, 3, size, size) to what enters block 0 (T, Q, D)."""
+
+    @abstractmethod
+    def walk(self, states: Tensor, first: int, stop: int) -> Iterator[Tensor]:
+        """States (T, Q, D) behind each of the blocks from ``first`` to before ``stop``."""
+
+    @abstractmethod
+    def finish(self, states: Tensor) -> Tensor:
+        """What leaves the last block (T, Q, D) to tokens (T, P, D), through the last norm."""
+
+    @abstractmethod
+    def pick(self, states: Tensor) -> Tensor:
+        """States (T, Q, D) without the tokens that are not in the layout: (T, P, D)."""
+
+    def run(self, states: Tensor, first: int, stop: int) -> Tensor:
+        """Run the blocks from ``first`` to before ``stop``: (T, Q, D) in and out."""
+        for after in self.walk(states, first, stop):
+            states = after
+        return states
+
+    def enter(self, tiles: Tensor, stop: int) -> Tensor:
+        """Run uint8 tiles (T, 3, S, S) up to before block ``stop``: (T, Q, D)."""
+        return self.run(self.embed(self.normalise(tiles)), 0, stop)
+
+    def leave(self, states: Tensor, first: int) -> Tensor:
+        """Run what enters block ``first`` (T, Q, D) to the end: tokens (T, P, D)."""
+        return self.finish(self.run(states, first, self.depth))
+
+    def levels(self, tiles: Tensor, blocks: Sequence[int]) -> Tensor:
+        """Encode tiles, and tap what some blocks give.
+
+        Args:
+            tiles: uint8 (T, 3, S, S).
+            blocks: numbers of the tapped blocks, from 0, below ``depth``.
+
+        Returns:
+            (T, P, D * (1 + taps)): the tokens of ``forward``, then the output of each tapped block
+            with no norm behind it.
+        """
+        states = self.embed(self.normalise(tiles))
+        tapped = {}
+        for number, after in enumerate(self.walk(states, 0, self.depth)):
+            states = after
+            if number in blocks:
+                tapped[number] = self.pick(states)
+        return torch.cat([self.finish(states), *(tapped[number] for number in blocks)], dim=-1)
 
 
 class TowerSpecBase(Spec, ABC):
@@ -116,6 +181,16 @@ class TowerSpecBase(Spec, ABC):
     @abstractmethod
     def width(self) -> int:
         """Channels of a token."""
+
+    @property
+    def enterable(self) -> int | None:
+        """Transformer blocks between which states can be changed; None where there are none."""
+        return None
+
+    @property
+    def tappable(self) -> int | None:
+        """Transformer blocks whose output can be tapped; None where there are none."""
+        return self.enterable
 
     @property
     @abstractmethod

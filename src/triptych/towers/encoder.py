@@ -1,9 +1,10 @@
 """Towers over the vision encoders of transformers.
 
-Shape suffixes: T tiles, P tokens of a tile, D width.
+Shape suffixes: T tiles, P tokens of a tile, Q tokens inside the encoder, D width.
 """
 
-from typing import Any, Literal, Self
+from collections.abc import Iterator
+from typing import Any, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 
 from triptych.errors import CheckpointError, RecipeError
 from triptych.images.layout import TileLayout
-from triptych.towers.base import Tower, TowerSpecBase
-from triptych.towers.families import Family, Triple, family_of
+from triptych.towers.base import BlockTower, Tower, TowerSpecBase
+from triptych.towers.families import family_of
+from triptych.towers.family import Family, Triple
+from triptych.towers.patch_families import PatchFamily
 from triptych.towers.source import complete_config, read_config, read_preprocessing, read_weights
 
 
 class TransformersTower(TowerSpecBase):
-    """CLIP, SigLIP, SigLIP2, DINOv2 (with registers), DINOv3, ViT, ConvNeXt(V2), EfficientNet."""
+    """CLIP, SigLIP(2), DINOv2 and 3, ViT, Qwen3-VL's encoder, ConvNeXt(V2), EfficientNet."""
 
     kind: Literal["transformers"] = "transformers"
     """Names this tower."""
@@ -82,7 +85,7 @@ class TransformersTower(TowerSpecBase):
     def build(self) -> Tower:
         """The encoder up to the tapped layer, with random weights."""
         try:
-            return EncoderTower(self).train()
+            return (BlockEncoderTower(self) if self.tappable else EncoderTower(self)).train()
         except ValueError as error:
             raise RecipeError(f"{self._where}: cannot be built: {error}") from None
 
@@ -124,6 +127,17 @@ class TransformersTower(TowerSpecBase):
         if self.size is None:
             raise RecipeError(f"{self._where}: call resolve() first")
         return self.size
+
+    @property
+    def enterable(self) -> int | None:
+        """Blocks up to the tapped layer; None for convolutions, and for DINOv3."""
+        family = self._family
+        return self.tap if isinstance(family, PatchFamily) and family.enters else None
+
+    @property
+    def tappable(self) -> int | None:
+        """Blocks up to the tapped layer; None for convolutions."""
+        return self.tap if isinstance(self._family, PatchFamily) else None
 
     @property
     def tap(self) -> int:
@@ -188,8 +202,30 @@ class EncoderTower(Tower):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (T, 3, size, size) into tokens (T, P, D)."""
-        tokens = self.family.run(self.encoder, pixels)
-        if self.norm is not None:
-            tokens = self.norm(tokens)
-        patches = tokens[:, self.prefix :]
-        return torch.cat([tokens[:, :1], patches], dim=1) if self.layout.prefix else patches
+        return self.finish(self.family.run(self.encoder, pixels))
+
+    def finish(self, states: Tensor) -> Tensor:
+        """States (T, Q, D) of the tapped layer to tokens (T, P, D)."""
+        return self.pick(states if self.norm is None else self.norm(states))
+
+    def pick(self, states: Tensor) -> Tensor:
+        """States (T, Q, D) without registers, and without CLS unless it is kept."""
+        patches = states[:, self.prefix :]
+        return torch.cat([states[:, :1], patches], dim=1) if self.layout.prefix else patches
+
+
+class BlockEncoderTower(EncoderTower, BlockTower):
+    """An encoder of transformer blocks."""
+
+    def __init__(self, spec: TransformersTower) -> None:
+        super().__init__(spec)
+        self.depth = spec.tap
+        self._patches = cast(PatchFamily, self.family)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (T, 3, size, size) to what enters block 0 (T, Q, D)."""
+        return self._patches.embed(self.encoder, pixels)
+
+    def walk(self, states: Tensor, first: int, stop: int) -> Iterator[Tensor]:
+        """States (T, Q, D) behind each of the blocks from ``first`` to before ``stop``."""
+        return self._patches.walk(self.encoder, states, self.size, first, stop)

@@ -3,6 +3,7 @@
 Shape suffixes: T tiles, P tokens of a tile, D width, H heads, K channels of a head.
 """
 
+from collections.abc import Iterator
 from typing import Literal, Self, cast
 
 import torch
@@ -11,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from triptych.images.layout import TileLayout
-from triptych.towers.base import Tower, TowerSpecBase
+from triptych.towers.base import BlockTower, Tower, TowerSpecBase
 
 
 class SmallTower(TowerSpecBase):
@@ -71,12 +72,17 @@ class SmallTower(TowerSpecBase):
         return self.hidden
 
     @property
+    def enterable(self) -> int:
+        """The depth."""
+        return self.depth
+
+    @property
     def tile_size(self) -> int:
         """Side of a tile in pixels."""
         return self.size
 
 
-class SmallViT(Tower):
+class SmallViT(BlockTower):
     """Early convolutions (Xiao et al., 2021) before pre-norm transformer blocks."""
 
     def __init__(self, spec: SmallTower) -> None:
@@ -86,15 +92,31 @@ class SmallViT(Tower):
         self.identity = spec.identity()
         self.stem = _stem(spec.patch, spec.hidden)
         self.position = nn.Parameter(0.02 * torch.randn(1, spec.layout.tokens, spec.hidden))
+        self.depth = spec.depth
         self.blocks = nn.ModuleList(Block(spec.hidden, spec.heads) for _ in range(spec.depth))
         self.norm = nn.LayerNorm(spec.hidden)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (T, 3, size, size) into tokens (T, P, D)."""
-        tokens = self.stem(pixels).flatten(2).transpose(1, 2) + self.position
-        for block in self.blocks:
-            tokens = block(tokens)
-        return cast(Tensor, self.norm(tokens))
+        return self.leave(self.embed(pixels), 0)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (T, 3, size, size) to what enters block 0 (T, P, D)."""
+        return cast(Tensor, self.stem(pixels)).flatten(2).transpose(1, 2) + self.position
+
+    def walk(self, states: Tensor, first: int, stop: int) -> Iterator[Tensor]:
+        """States (T, P, D) behind each of the blocks from ``first`` to before ``stop``."""
+        for block in list(self.blocks)[first:stop]:
+            states = block(states)
+            yield states
+
+    def finish(self, states: Tensor) -> Tensor:
+        """Through the last norm: (T, P, D)."""
+        return cast(Tensor, self.norm(states))
+
+    def pick(self, states: Tensor) -> Tensor:
+        """All of them: (T, P, D)."""
+        return states
 
 
 class Block(nn.Module):

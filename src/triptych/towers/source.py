@@ -11,7 +11,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging
 
 from triptych.errors import RecipeError
-from triptych.towers.families import Triple, square
+from triptych.towers.family import Triple, square
 
 # Kept although every config has it.
 _KEPT = {"model_type"}
@@ -120,6 +120,8 @@ def _side(values: Mapping[str, Any]) -> int | None:
     cropped = values.get("do_center_crop", "crop_size" in values)
     size = values.get("crop_size") if cropped else values.get("size")
     if isinstance(size, Mapping):
+        if "longest_edge" in size and "merge_size" in values:
+            return None  # Qwen-VL's limits of all pixels of an image, not a side
         if "shortest_edge" in size:
             return int(size["shortest_edge"])
         if "height" in size and "width" in size:
