@@ -23,7 +23,7 @@ RULES = [
     ("mmca_as_coded", "self"),
     ("mmca_as_coded", "image"),
 ]
-KERNELS = ["reference", "dense", "packed", "blocked"]
+KERNELS = ["reference", "dense", "packed", "blocked", "whole"]
 SCALE = 0.3
 
 
@@ -103,9 +103,9 @@ def run(kernel: str, rule: Rule, case: Case, query: Tensor, key: Tensor, value: 
     if kernel == "dense":
         return dense_attention(query, key, value, masks, SCALE)
     orders = order_rows(rule, layout.tokens)
-    if kernel == "blocked":
-        first = case.kinds.shape[1] - case.queries
-        plans = [plan_blocks(rule, order, first) for order in orders]
+    if kernel in ("blocked", "whole"):
+        first, whole = case.kinds.shape[1] - case.queries, kernel == "whole"
+        plans = [plan_blocks(rule, order, first, whole=whole) for order in orders]
         return blocked_attention(query, key, value, plans, SCALE)
     from triptych.attention.packing import pack
 

@@ -14,7 +14,9 @@ from triptych.attention.blocks import Block, cut, plan_blocks, tiles, width
 from triptych.attention.order import order_rows
 from triptych.attention.packing import pack
 
-SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(1, 9))
+SIZES = st.tuples(
+    st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)
+)
 
 
 def indices(spans: tuple[tuple[int, int], ...]) -> list[int]:
@@ -33,7 +35,7 @@ def paint(blocks: tuple[Block, ...], keys: int) -> Tensor:
                 met[1, query, query] += 1
             for group, pieces in enumerate((block.text, block.image)):
                 for piece in pieces:
-                    if row >= piece.start:
+                    if piece.start <= row < piece.stop:
                         met[group, query, indices(piece.keys)] += 1
     return met
 
@@ -52,19 +54,19 @@ def allowed(rule: Rule, case: Case, row: int) -> Tensor:
 
 
 @settings(max_examples=120)
-@given(case=cases(chunked=True), choice=st.sampled_from(RULES), limits=SIZES)
+@given(case=cases(chunked=True), choice=st.sampled_from(RULES), limits=SIZES, whole=st.booleans())
 def test_blocks_meet_each_visible_pair_once(
-    case: Case, choice: tuple[str, str], limits: tuple[int, int, int, int]
+    case: Case, choice: tuple[str, str], limits: tuple[int, int, int, int, int], whole: bool
 ) -> None:
     rule = make_rule(*choice)
     assume(rule.image_scope == "self" or not splits_image(case))
     first = case.kinds.shape[1] - case.queries
-    names = ("TILE_KEYS", "JOINED_KEYS", "BLOCK_ROWS", "LONGEST_BLOCK")
+    names = ("TILE_KEYS", "JOINED_KEYS", "BLOCK_ROWS", "LONGEST_BLOCK", "WHOLE_KEYS")
     with pytest.MonkeyPatch.context() as patch:
         for name, limit in zip(names, limits, strict=True):
             patch.setattr(sizes, name, limit)
         for row, order in enumerate(order_rows(rule, plan(rule, case).tokens)):
-            blocks = plan_blocks(rule, order, first)
+            blocks = plan_blocks(rule, order, first, whole=whole)
             assert torch.equal(paint(blocks, case.kinds.shape[1]), allowed(rule, case, row))
 
 

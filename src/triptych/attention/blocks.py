@@ -4,7 +4,7 @@ MMCA needs hardly any mask: the text between two images sees exactly the images 
 the text of a block sees all text before the block. Only a block's own text is triangular.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -16,18 +16,21 @@ JOINED_KEYS = 384
 LONG_SPAN = 128
 BLOCK_ROWS = 128
 LONGEST_BLOCK = 256
+WHOLE_KEYS = 2048
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The rows of a block from ``start`` on see all of these keys.
+    """The rows [start, stop) of a block see all of these keys.
 
     Attributes:
         start: first row of the block.
-        keys: spans of keys, at most ``TILE_KEYS`` of them.
+        stop: row of the block after the last.
+        keys: spans of keys, at most ``TILE_KEYS`` or ``WHOLE_KEYS`` of them.
     """
 
     start: int
+    stop: int
     keys: tuple[Span, ...]
 
 
@@ -66,7 +69,7 @@ class Block:
         """Pairs of a query and a key that the block costs."""
         own = self.size * self.size // 2 if self.triangle else 0
         pieces = (*self.text, *self.image)
-        return own + sum((self.size - piece.start) * width(piece.keys) for piece in pieces)
+        return own + sum((piece.stop - piece.start) * width(piece.keys) for piece in pieces)
 
 
 @dataclass
@@ -82,8 +85,13 @@ class _Pending:
     """Text runs that wait to become a block."""
 
     seen: _Seen
+    whole: bool
     rows: list[Span] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
+
+    def full(self, size: int) -> bool:
+        """Whether the block has ``size`` rows or more, and may not grow without limit."""
+        return not self.whole and width(self.rows) >= size
 
     def flush(self) -> list[Block]:
         """Make the block, and start anew behind its text."""
@@ -92,38 +100,55 @@ class _Pending:
         block = Block(
             tuple(self.rows),
             True,
-            tuple(Piece(0, tile) for tile in tiles(self.seen.text)),
-            tuple(_image_pieces(self.rows, self.images, self.seen.image)),
+            tuple(_pieces(width(self.rows), tiles(self.seen.text))),
+            tuple(self._image_pieces()),
         )
         self.seen.text += self.rows
         self.rows, self.images = [], []
         return [block]
 
+    def _image_pieces(self) -> Iterable[Piece]:
+        """What the k-th run of rows sees, of which ``images[k]`` visual tokens stand before it."""
+        start, before, size = 0, 0, width(self.rows)
+        for span, count in zip(self.rows, self.images, strict=True):
+            stop = start + span[1] - span[0]
+            if self.whole:
+                keys = cut(self.seen.image, 0, count)
+                yield from (Piece(start, stop, tile) for tile in tiles(keys, WHOLE_KEYS))
+            else:
+                keys = cut(self.seen.image, before, count)
+                yield from (Piece(start, size, tile) for tile in tiles(keys))
+            start, before = stop, count
 
-def plan_blocks(rule: Rule, order: RowOrder, first_query: int) -> tuple[Block, ...]:
+
+def plan_blocks(
+    rule: Rule, order: RowOrder, first_query: int, *, whole: bool = False
+) -> tuple[Block, ...]:
     """Cut what the queries of a row see into blocks; together they are exactly the rule.
 
     Args:
         rule: the attention rule.
         order: the tokens of the row.
         first_query: keys from this one on are queries.
+        whole: whether the text of a document is one block, however long: few calls, but its rows
+            are copied to stand side by side.
     """
     blocks: list[Block] = []
     seen = _Seen()
-    pending = _Pending(seen)
+    pending = _Pending(seen, whole)
     document: int | None = None
     for run in find_runs(order, first_query):
         if run.document != document:
             blocks += pending.flush()
             seen = _Seen()
-            pending, document = _Pending(seen), run.document
+            pending, document = _Pending(seen, whole), run.document
         if run.text and run.asks:
-            for span in _split(run.span, LONGEST_BLOCK):
-                if width(pending.rows) + width([span]) > LONGEST_BLOCK:
+            for span in [run.span] if whole else _split(run.span, LONGEST_BLOCK):
+                if pending.full(LONGEST_BLOCK - width([span]) + 1):
                     blocks += pending.flush()
                 pending.rows.append(span)
                 pending.images.append(width(seen.image))
-                if width(pending.rows) >= BLOCK_ROWS:
+                if pending.full(BLOCK_ROWS):
                     blocks += pending.flush()
         elif run.text:
             blocks += pending.flush()
@@ -148,24 +173,17 @@ def _image_block(rule: Rule, run: Run, seen: _Seen) -> list[Block]:
         Block(
             rows,
             False,
-            tuple(Piece(0, tile) for tile in text),
-            tuple(Piece(0, tile) for tile in own),
+            tuple(_pieces(width(rows), text)),
+            tuple(_pieces(width(rows), own)),
             keeps_value=not whole,
             owns_images=whole,
         )
     ]
 
 
-def _image_pieces(
-    rows: Sequence[Span], images: Sequence[int], keys: Sequence[Span]
-) -> Iterable[Piece]:
-    """Pieces of a text block whose k-th run sees the first ``images[k]`` visual tokens."""
-    start, before = 0, 0
-    for span, count in zip(rows, images, strict=True):
-        for tile in tiles(cut(keys, before, count)):
-            yield Piece(start, tile)
-        before = count
-        start += span[1] - span[0]
+def _pieces(rows: int, found: Iterable[tuple[Span, ...]]) -> Iterable[Piece]:
+    """All rows of a block see these tiles."""
+    return (Piece(0, rows, tile) for tile in found)
 
 
 def width(spans: Iterable[Span]) -> int:
@@ -184,15 +202,18 @@ def cut(spans: Iterable[Span], start: int, stop: int) -> list[Span]:
     return found
 
 
-def tiles(spans: Iterable[Span]) -> list[tuple[Span, ...]]:
+def tiles(spans: Iterable[Span], whole: int = 0) -> list[tuple[Span, ...]]:
     """Cut spans into tiles of at most ``TILE_KEYS`` tokens.
 
     Only spans shorter than ``LONG_SPAN`` share a tile, of at most ``JOINED_KEYS`` tokens: to join
-    spans is to copy them.
+    spans is to copy them. All share one where there are at most ``whole`` tokens.
     """
+    joined = _joined(spans)
+    if 0 < width(joined) <= whole:
+        return [tuple(joined)]
     found: list[tuple[Span, ...]] = []
     tile: tuple[Span, ...] = ()
-    for part in (part for span in _joined(spans) for part in _split(span, TILE_KEYS)):
+    for part in (part for span in joined for part in _split(span, TILE_KEYS)):
         sizes = [stop - start for start, stop in (*tile, part)]
         if tile and (sum(sizes) > JOINED_KEYS or max(sizes[0], sizes[-1]) >= LONG_SPAN):
             found.append(tile)

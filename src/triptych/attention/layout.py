@@ -6,13 +6,14 @@ the same one and no module holds state.
 Shape suffixes: B batch, K keys.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from triptych.attention.blocks import Block, plan_blocks
+from triptych.attention.blocks import Block, plan_blocks, width
 from triptych.attention.order import RowOrder, order_rows
 from triptych.attention.packing import Packed, pack
 from triptych.attention.rules import Kind, Rule, Tokens, make_tokens
@@ -20,6 +21,8 @@ from triptych.errors import SpanError
 
 _FEW_QUERIES = 8
 _PAIRS_OF_A_CALL = 2000
+_PAIRS_OF_A_BLOCK_CALL = 10000
+_PAIRS_OF_A_COPIED_TOKEN = 32
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,13 @@ class AttentionLayout:
 
     @cached_property
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
-        """The rectangles of each row; see ``plan_blocks``."""
-        return tuple(
-            plan_blocks(self.rule, order, self.keys - self.queries) for order in self.orders
-        )
+        """The rectangles of each row, cut in the way that costs less; see ``plan_blocks``."""
+        first = self.keys - self.queries
+        rows = []
+        for order in self.orders:
+            plans = [plan_blocks(self.rule, order, first, whole=whole) for whole in (False, True)]
+            rows.append(min(plans, key=_cost))
+        return tuple(rows)
 
     @cached_property
     def prefers_blocks(self) -> bool:
@@ -72,6 +78,17 @@ class AttentionLayout:
         if self.rule.images_read_text:
             masked += packed.image_queries.shape[1] * text * 3 // 2
         return pairs + calls * _PAIRS_OF_A_CALL < len(self.orders) * masked + 2 * _PAIRS_OF_A_CALL
+
+
+def _cost(blocks: Sequence[Block]) -> int:
+    """The cost of blocks in pairs of a query and a key."""
+    copied = 0
+    for block in blocks:
+        tiles = [piece.keys for piece in (*block.text, *block.image)]
+        copied += sum(width(spans) for spans in (block.rows, *tiles) if len(spans) > 1)
+    calls = sum(block.calls for block in blocks)
+    pairs = sum(block.pairs for block in blocks)
+    return pairs + _PAIRS_OF_A_BLOCK_CALL * calls + _PAIRS_OF_A_COPIED_TOKEN * copied
 
 
 def plan_attention(

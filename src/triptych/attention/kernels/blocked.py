@@ -103,6 +103,11 @@ class _Blocked(torch.autograd.Function):
         return targets[0], targets[1], targets[2], None, None
 
 
+def _plus(total: Tensor, image: Tensor, group: int) -> Tensor:
+    """The sum, in the memory of the text group's output where there is one."""
+    return total.add_(image) if group and total.dtype == image.dtype else total + image
+
+
 def _dense_rows(tensor: Tensor) -> Tensor:
     """The operators take any strides but in the last dimension."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
@@ -158,7 +163,7 @@ class _Part:
         for group, softmax in enumerate(self._groups(block, query, scale)):
             image = softmax.out
             if image is not None:
-                total = image if total is None else total + image
+                total = image if total is None else _plus(total, image, group)
                 put(self.sums[group], rows, softmax.sums)
         if total is not None:
             put(self.out, rows, total)
@@ -167,13 +172,17 @@ class _Part:
     def _groups(self, block: Block, query: Tensor, scale: float) -> "Iterator[Softmax]":
         text = Softmax(query, scale)
         if block.triangle:
-            text.add(0, take(self.key, block.rows), take(self.value, block.rows), causal=True)
+            own = Piece(0, block.size, block.rows)
+            text.add((0, block.size), *self._keys(own), causal=True)
         yield self._gather(text, block.text)
         yield self._gather(Softmax(query, scale), block.image)
 
+    def _keys(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        return take(self.key, piece.keys), take(self.value, piece.keys)
+
     def _gather(self, softmax: "Softmax", pieces: Sequence[Piece]) -> "Softmax":
         for piece in pieces:
-            softmax.add(piece.start, take(self.key, piece.keys), take(self.value, piece.keys))
+            softmax.add((piece.start, piece.stop), *self._keys(piece))
         return softmax
 
     def backward(self, block: Block, grad: "_Part", image: Tensor | None, scale: float) -> None:
@@ -204,7 +213,8 @@ class _Part:
                 query, grad_out, text, take_sums(self.sums[0], rows), scale, grad_query
             )
             if block.triangle:
-                self._spread(joint, [Piece(0, block.rows)], grad, put, causal=True)
+                own = Piece(0, block.size, block.rows)
+                self._spread(joint, [own], grad, put, causal=True)
             self._spread(joint, block.text, grad, add)
             grad_query = joint.query
         if grad_query is not None:
@@ -240,8 +250,8 @@ class _Part:
         causal: bool = False,
     ) -> None:
         for piece in pieces:
-            key, value = take(self.key, piece.keys), take(self.value, piece.keys)
-            grad_key, grad_value = joint.through(piece.start, key, value, causal)
+            rows = (piece.start, piece.stop)
+            grad_key, grad_value = joint.through(rows, *self._keys(piece), causal)
             write(grad.key, piece.keys, fold(grad_key, grad.key))
             write(grad.value, piece.keys, fold(grad_value, grad.value))
 

@@ -30,23 +30,30 @@ class Softmax:
         self.scale = scale
         self.out: Tensor | None = None
         self.sums = query.new_empty(0)
+        self._begun = 0
 
-    def add(self, start: int, key: Tensor, value: Tensor, *, causal: bool = False) -> None:
-        """Let the rows from ``start`` on see these keys (Hk, 1, K, D) too."""
-        rows = self.query[:, :, start:]
+    def add(self, rows: Span, key: Tensor, value: Tensor, *, causal: bool = False) -> None:
+        """Let rows see these keys (Hk, 1, K, D) too; they are new rows, or all have seen some."""
+        start, stop = rows
+        query = self.query[:, :, start:stop]
         out, sums = _forward_op(
-            rows, share_keys(key, rows), share_keys(value, rows), 0.0, causal, scale=self.scale
+            query, share_keys(key, query), share_keys(value, query), 0.0, causal, scale=self.scale
         )
-        if self.out is None and start == 0:
-            self.out, self.sums = out, sums
+        if query.shape == self.query.shape and self.out is None:
+            self.out, self.sums, self._begun = out, sums, stop
             return
         if self.out is None:
             self.out = torch.zeros_like(self.query, dtype=torch.float32)
             self.sums = sums.new_full(self.query.shape[:-1], float("-inf"))
         self.out = self.out.float()
-        kept = self.sums[:, :, start:]
+        mine, kept = self.out[:, :, start:stop], self.sums[:, :, start:stop]
+        if start >= self._begun:
+            mine.copy_(out)
+            kept.copy_(sums)
+            self._begun = stop
+            return
         weight = torch.sigmoid(sums - kept).unsqueeze(-1)
-        self.out[:, :, start:].lerp_(out.float(), weight)
+        mine.lerp_(out.float(), weight)
         torch.logaddexp(kept, sums, out=kept)
 
 
@@ -71,20 +78,21 @@ class Gradient:
         self.query = grad_query
 
     def through(
-        self, start: int, key: Tensor, value: Tensor, causal: bool
+        self, rows: Span, key: Tensor, value: Tensor, causal: bool
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of keys and values (Hk, 1, K, D) that the rows from ``start`` on see."""
-        query, grad_out, out, sums = (one[:, :, start:] for one in self._inputs)
+        """Gradients of keys and values (Hk, 1, K, D) that these rows see."""
+        start, stop = rows
+        query, grad_out, out, sums = (one[:, :, start:stop] for one in self._inputs)
         shared = share_keys(key, query), share_keys(value, query)
         grad_query, grad_key, grad_value = _backward_op(
             grad_out, query, *shared, out, sums, 0.0, causal, scale=self._scale
         )
-        if self.query is None and start == 0:
+        if self.query is None and query.shape == self._inputs[0].shape:
             self.query = grad_query
         else:
             if self.query is None:
                 self.query = torch.zeros_like(self._inputs[0])
-            self.query[:, :, start:] += grad_query
+            self.query[:, :, start:stop] += grad_query
         return grad_key, grad_value
 
 
