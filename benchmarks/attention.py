@@ -238,7 +238,7 @@ def main() -> None:
     torch.manual_seed(0)
     results = [measure(shape, options) for shape in (QUICK if options.quick else FULL)]
     if options.json:
-        print(json.dumps([asdict(row) for rows, _ in results for row in rows], indent=1))
+        print(json.dumps({"rows": [asdict(row) for rows, _ in results for row in rows]}, indent=1))
     else:
         show(results)
 

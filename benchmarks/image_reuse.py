@@ -262,7 +262,7 @@ def main() -> None:
         ),
     ]
     if options.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
+        print(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1))
     else:
         show(rows)
 

@@ -45,6 +45,7 @@ class Block:
         image: what they see in the image group.
         keeps_value: their own value is added (image rows that see themselves).
         owns_images: the keys of ``image`` are the rows themselves, which see their whole image.
+        whole: all text of a document that asks, made one block to save calls.
     """
 
     rows: tuple[Span, ...]
@@ -53,6 +54,7 @@ class Block:
     image: tuple[Piece, ...]
     keeps_value: bool = False
     owns_images: bool = False
+    whole: bool = False
 
     @property
     def size(self) -> int:
@@ -102,6 +104,7 @@ class _Pending:
             True,
             tuple(_pieces(width(self.rows), tiles(self.seen.text))),
             tuple(self._image_pieces()),
+            whole=self.whole,
         )
         self.seen.text += self.rows
         self.rows, self.images = [], []
