@@ -33,8 +33,12 @@ def tiles(
         towers=tuple(tower.resolve() for tower in model.towers),
         connector=model.connector,
         tiling=model.tiling,
+        fusion=model.fusion,
     )
-    plans = [plan_tiles(*image_size(path), panels.tile_size, panels.tiling) for path in images]
+    plans = [
+        plan_tiles(*image_size(path), panels.tile_size, panels.tiling, panels.zoom)
+        for path in images
+    ]
     if out is not None:
         _draw(images, plans, panels.layout, out)
     if as_json:
@@ -43,7 +47,9 @@ def tiles(
         return
     for path, plan in zip(images, plans, strict=True):
         typer.echo(f"{path}: {describe(plan)}")
-        typer.echo(f"    {plan.tiles} tiles encoded; visual tokens {tally(plan, panels.layout)}")
+        inside = f", {plan.in_sequence} of them in the sequence" if plan.zooms else ""
+        tokens = tally(plan, panels.layout)
+        typer.echo(f"    {plan.tiles} tiles encoded{inside}; visual tokens {tokens}")
     if out is not None:
         typer.echo(f"wrote {out}")
 
@@ -57,7 +63,12 @@ def _entry(path: Path, plan: TilePlan, layout: TileLayout) -> dict[str, Any]:
         "tiles": plan.tiles,
         "skipped": plan.skipped,
         "tokens": image_tokens(plan, layout),
-    }
+    } | ({"in_sequence": plan.in_sequence, "finer": _finer(plan)} if plan.zooms else {})
+
+
+def _finer(plan: TilePlan) -> list[list[int] | None]:
+    """For each view, rows and columns of its finer look."""
+    return [None if zoom is None else list(zoom.grid) for zoom in plan.zooms]
 
 
 def _draw(images: list[Path], plans: list[TilePlan], layout: TileLayout, out: Path) -> None:

@@ -64,18 +64,23 @@ def describe(plan: TilePlan) -> str:
     rows, columns = plan.grid
     text = f"{plan.width}x{plan.height} pixels, {rows} x {columns} tiles of {plan.size}"
     text += "" if plan.overview is None else " and an overview"
-    return text + (f", {plan.skipped} skipped" if plan.skipped else "")
+    text += f", {plan.skipped} skipped" if plan.skipped else ""
+    for zoom in plan.zooms:
+        if zoom is not None:
+            text += f", looked at again in {zoom.grid[0]} x {zoom.grid[1]} tiles"
+            text += f" ({len(zoom.skipped)} skipped)" if zoom.skipped else ""
+    return text
 
 
 def draw_plan(image: Image.Image, plan: TilePlan, layout: TileLayout, name: str) -> Image.Image:
-    """Draw the plan of an RGB image: the overview on the left, the grid beside it.
+    """Draw the plan of an RGB image: the overview, beside it the grid, then the finer looks.
 
     The image is drawn as blurred as the towers see it. Tiles are framed in red, with the number of
     their tokens; skipped ones are crossed out. Where padding is dropped, a green frame holds the
     tokens that are kept.
     """
     counts = tally(plan, layout)
-    views = [_draw_view(image, plan, view, layout, counts) for view in plan.views]
+    views = [_draw_view(image, plan, view, layout, counts) for view in plan.all_views]
     width = sum(view.width + GAP for view in views) + GAP
     height = max(view.height for view in views) + 2 * GAP + 2 * LINE
     text = (f"{name}: {describe(plan)}", f"visual tokens: {counts}")
@@ -104,8 +109,8 @@ def _draw_view(
     image: Image.Image, plan: TilePlan, view: View, layout: TileLayout, counts: Tally
 ) -> Image.Image:
     rows, columns = view.grid
-    is_grid = view is plan.views[-1]
-    side = SIDE // max(rows, columns) if is_grid else SIDE // 3
+    is_grid, finer = view is plan.views[-1], all(view is not one for one in plan.views)
+    side = SIDE // max(rows, columns) if is_grid or finer else SIDE // 3
 
     def drawn(pixels: int) -> int:
         return round(pixels * side / plan.size)
@@ -127,10 +132,11 @@ def _draw_view(
             _label(pen, left, top, "skipped")
         else:
             own = counts.tiles[number] if number < len(counts.tiles) else None
-            _label(pen, left, top, "seen" if own is None else f"{own} tokens")
+            plain = "seen" if own is None else f"{own} tokens"
+            _label(pen, left, top, "added" if finer else plain)
             number += 1
         pen.rectangle(box, outline=EDGE, width=2)
-    if plan.spec.unpad and layout.rows and layout.columns:
+    if plan.spec.unpad and layout.rows and layout.columns and not finer:
         kept = shown(plan, view, layout, plan.spec.edge)
         across, down = side / layout.columns, side / layout.rows
         frame = (kept.left * across, kept.top * down, kept.right * across, kept.bottom * down)

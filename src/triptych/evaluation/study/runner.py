@@ -19,9 +19,11 @@ from triptych.evaluation.report import write_report
 from triptych.evaluation.runner import evaluate_records
 from triptych.evaluation.spec import EvalSpec
 from triptych.evaluation.study.spec import Run, StudySpec
+from triptych.fusion import find_zoom
 from triptych.inference import load_engine
 from triptych.inference.engine import Engine
-from triptych.recipe import recipe_yaml, save_recipe
+from triptych.model.spec import ModelSpec
+from triptych.recipe import load_recipe, recipe_yaml, save_recipe
 from triptych.training.checkpoint import latest_checkpoint
 from triptych.training.files import write_text
 from triptych.training.run import train
@@ -101,13 +103,22 @@ def train_run(run: Run, study: StudySpec, say: Say) -> None:
 
 
 def _share_features(run: Run, folder: Path) -> None:
-    """Begin with the cached tower features of another run; a run with other towers makes its own.
+    """Begin with the cached tower features of a run that looks at images in the same way.
 
     The files are linked, not copied; they are never written again, only replaced.
     """
-    found = sorted(folder.glob("*/*/features/index.json")) if run.recipe.data.cache_features else []
-    if found:
-        shutil.copytree(found[0].parent, run.folder / "features", copy_function=os.link)
+    if not run.recipe.data.cache_features:
+        return
+    for index in sorted(folder.glob("*/*/features/index.json")):
+        other = load_recipe(index.parents[1] / "recipe.yaml")
+        if _looking(other.model) == _looking(run.recipe.model):
+            shutil.copytree(index.parent, run.folder / "features", copy_function=os.link)
+            return
+
+
+def _looking(model: ModelSpec) -> tuple[object, ...]:
+    """What the tower features of a model depend on."""
+    return model.towers, model.tower_grid, model.tiling, find_zoom(model.fusion)
 
 
 class _Judge:
