@@ -60,6 +60,40 @@ def test_text_and_picture(
     assert (drawn == (122, 116, 104)).all(-1).mean() > 0.02, "and its padding"
 
 
+DEEP = """
+model:
+  towers: [{kind: small, size: 64, patch: 16}]
+  fusion: {kind: deepstack}
+  language:
+    kind: transformers
+    config: {model_type: llama}
+    tokenizer: {kind: train}
+data: {sources: {a: {path: a.jsonl}}}
+stages: [{name: one, steps: 1}]
+run: {folder: runs/x}
+"""
+
+
+def test_finer_tiles_are_shown_and_cost_no_tokens(
+    photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = tmp_path / "deep.yaml", tmp_path / "plan.png"
+    recipe.write_text(DEEP)
+    assert main(["tiles", *photos, "--recipe", str(recipe), "--json", "--out", str(out)]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    found = [[one[key] for key in ("tiles", "in_sequence", "finer", "tokens")] for one in entries]
+    assert found == [[3, 1, [[1, 2]], 16], [5, 1, [[2, 2]], 16], [4, 1, [[3, 1]], 16]]
+    width = Image.open(out).width
+    assert main(["tiles", photos[0], "--recipe", str(recipe)]) == 0
+    text = capsys.readouterr().out
+    assert "1 x 1 tiles of 64, looked at again in 1 x 2 tiles" in text
+    assert "3 tiles encoded, 1 of them in the sequence; visual tokens 16 = 1 x 16" in text
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(DEEP.replace("deepstack", "splice"))
+    assert main(["tiles", *photos, "--recipe", str(plain), "--out", str(out)]) == 0
+    assert Image.open(out).width < width, "the finer look is drawn beside the tile"
+
+
 def test_mistakes_are_explained(
     photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,7 +98,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (mosaic(fit="pad"), {"tiling": {"kind": "fixed", "fit": "crop"}}, "leaves its sides out"),
     (mosaic(), {"tiling": {"kind": "anyres", "overview": "none"}}, "tiling.overview is 'none'"),
     (mosaic(), {"connector": {"kind": "perceiver"}}, "sampler '2d' joins .* set sampler: grid"),
-    (mosaic(sampler="1d"), {"connector": {"kind": "qformer", "heads": 2}}, "sampler '1d' joins"),
+    (mosaic(sampler="1d"), {"connector": {"kind": "qformer"}}, "sampler '1d' joins"),
     (mosaic(sampler="grid"), {"connector": {"kind": "perceiver", "sampling": "whole_image"}},
      "samples whole images.* set model.connector.sampling: per_tile"),
     ({"kind": "channels"}, {"tiling": {"kind": "grid", "overview": "none"}},

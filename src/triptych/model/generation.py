@@ -18,11 +18,15 @@ class ImageGenerationMixin(GenerationMixin):
     _cross: CrossArguments | None
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        is_first_iteration: bool | None = False,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """Pass images on at the first step only: later steps find them in the cache."""
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
+            input_ids, is_first_iteration=is_first_iteration, inputs_embeds=inputs_embeds, **kwargs
         )
         if not is_first_iteration and kwargs.get("use_cache", True):
             for name in (*IMAGE_INPUTS, "stacks"):

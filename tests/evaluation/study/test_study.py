@@ -113,6 +113,18 @@ def test_a_study_runs_is_skipped_when_done_and_reports(
     assert features[0].samefile(features[1])
 
 
+def test_runs_that_look_finer_have_features_of_their_own(write: Write, tmp_path: Path) -> None:
+    fusion = {"kind": "deepstack", "layers": [1], "producer": {"kind": "mosaic", "grids": [[1, 1]]}}
+    arms = {"finer": {"set": {"model.fusion": fusion}}, "plain": {}}
+    path = write(set={"data.cache_features": True}, arms=arms)
+    assert main(["study", str(path)]) == 0
+    sizes = [
+        (tmp_path / "study" / arm / "seed-3" / "features" / "features.f16").stat().st_size
+        for arm in arms
+    ]
+    assert sizes[0] == 2 * sizes[1] > 0
+
+
 def test_an_interrupted_run_goes_on(write: Write, tmp_path: Path) -> None:
     """Killed between its checkpoint and its end, it has a recipe, checkpoints and no model."""
     path = write(arms={"causal": {}}, set={"run.checkpoint_every": 1})
