@@ -27,7 +27,8 @@ def photos(tmp_path: Path) -> list[str]:
     [
         ("sphinx-x-tiny", [([2, 2], 3, 2, 779), ([2, 2], 5, 0, 1295), ([2, 2], 3, 2, 779)]),
         ("xgen-mm-4b", [([1, 2], 3, 0, 384), ([2, 1], 3, 0, 384), ([2, 1], 3, 0, 384)]),
-        ("visualchat-7b", [([1, 1], 1, 0, 257)] * 3),
+        ("visualchat-7b", [([1, 1], 1, 0, 256)] * 3),
+        ("visualchat-7b-clip", [([1, 1], 1, 0, 257)] * 3),
     ],
 )
 def test_json_needs_no_weights(

@@ -158,3 +158,49 @@ def test_the_table_names_every_part(tmp_path: Path) -> None:
     assert "7 steps" in text
     for word in ("towers", "frozen", "connector", "0.001", "lora", "0.0002"):
         assert word in text
+
+
+@pytest.mark.parametrize("mode", ["frozen", "lora"])
+def test_embeddings_can_train_without_the_language_model(tmp_path: Path, mode: str) -> None:
+    model, processor, data = build(tmp_path)
+    train = {"language": mode, "embeddings": 1e-4, "new_tokens": False}
+    spec = stage(learning_rate=1e-3, train=train)
+    parts = begin_stage(model, spec)
+    table = model.get_input_embeddings().weight
+    assert table.requires_grad
+    others = [
+        name
+        for name, p in model.language_model.named_parameters()
+        if p.requires_grad and p is not table and ".lora_" not in name
+    ]
+    assert others == []
+    assert sum(part.parameters for part in parts) == sum(p.numel() for p in model.parameters())
+    groups = parameter_groups(parts, weight_decay=0.0)
+    torch.optim.AdamW(groups)
+    (group,) = [group for group in groups if group["part"] == "embeddings"]
+    assert [p is table for p in group["params"]] == [True]
+    assert group["peak"] == 1e-4
+    model(**one_batch(processor, data)).loss.backward()
+    assert table.grad is not None
+    assert bool(table.grad.any())
+
+
+def test_embeddings_of_a_language_model_that_trains_are_its_own(tmp_path: Path) -> None:
+    model, _, _ = build(tmp_path)
+    parts = begin_stage(model, stage(train={"language": "full", "embeddings": True}))
+    assert "embeddings" not in [part.name for part in parts]
+
+
+def test_cast_frozen_keeps_embeddings_that_train_and_rotary_frequencies(tmp_path: Path) -> None:
+    model, _, _ = build(tmp_path)
+    stages = [stage(), stage(train={"embeddings": True})]
+    before = model.get_input_embeddings().weight.clone()
+    frequencies = {n: b.clone() for n, b in model.named_buffers() if n.endswith("inv_freq")}
+    cast_frozen(model, stages, torch.bfloat16)
+    layers = model.language_model.get_decoder().layers
+    assert {p.dtype for p in layers.parameters()} == {torch.bfloat16}
+    assert torch.equal(model.get_input_embeddings().weight, before)
+    assert frequencies
+    for name, buffer in model.named_buffers():
+        if name in frequencies:
+            assert torch.equal(buffer, frequencies[name])

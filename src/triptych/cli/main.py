@@ -44,6 +44,7 @@ VERBS: dict[str, Verb] = {
         {"build": "triptych.cli.build:app"},
     ),
     "tiles": Verb("triptych.cli.tiles:tiles", "Show how images are cut into tiles."),
+    "plan": Verb("triptych.cli.plan:plan", "Plan memory, steps and time before a run."),
     "recipe": Verb("triptych.cli.recipe:app", "Check and print recipes, and their schema."),
 }
 

@@ -9,22 +9,26 @@ from triptych.towers.efficientnet_lite import EfficientNetLiteTower
 from triptych.towers.encoder import TransformersTower
 from triptych.towers.fingerprint import fingerprint
 from triptych.towers.mixing import TowerGrid, align, common_layout
+from triptych.towers.qwen_vl import QwenVlTower
 from triptych.towers.small import SmallTower
 
 TOWERS: dict[str, type[TowerSpecBase]] = {
     "transformers": TransformersTower,
     "efficientnet_lite2": EfficientNetLiteTower,
+    "qwen_vl": QwenVlTower,
     "small": SmallTower,
 }
 
 TowerSpec: TypeAlias = Annotated[
-    TransformersTower | EfficientNetLiteTower | SmallTower, Field(discriminator="kind")
+    TransformersTower | EfficientNetLiteTower | QwenVlTower | SmallTower,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
     "TOWERS",
     "BlockTower",
     "EfficientNetLiteTower",
+    "QwenVlTower",
     "SmallTower",
     "Tower",
     "TowerGrid",

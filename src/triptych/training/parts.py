@@ -18,41 +18,65 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the model in one stage; ``mode`` is how it trains, or ``frozen``."""
+    """A part of the model in one stage.
+
+    Attributes:
+        name: of the part.
+        module: has its parameters.
+        mode: how it trains, or ``frozen``.
+        learning_rate: peak.
+        apart: a module inside of it that is a part of its own.
+    """
 
     name: str
     module: nn.Module
     mode: str
     learning_rate: float
+    apart: nn.Module | None = None
+
+    @property
+    def members(self) -> list[nn.Parameter]:
+        """Its parameters, without those of the part inside of it."""
+        others = set() if self.apart is None else {id(p) for p in self.apart.parameters()}
+        return [p for p in self.module.parameters() if id(p) not in others]
 
     @property
     def parameters(self) -> int:
         """Parameters of the part, those that train and those that do not."""
-        return sum(parameter.numel() for parameter in self.module.parameters())
+        return sum(parameter.numel() for parameter in self.members)
 
     @property
     def training(self) -> int:
         """Parameters that the stage updates."""
-        return sum(p.numel() for p in self.module.parameters() if p.requires_grad)
+        return sum(p.numel() for p in self.members if p.requires_grad)
 
 
 def stage_parts(model: "TriptychForConditionalGeneration", stage: StageSpec) -> list[Part]:
     """The parts of ``model``, with what ``stage`` does to each."""
     train = stage.train
 
-    def part(name: str, module: nn.Module, spec: PartSpec | LanguagePartSpec) -> Part:
+    def part(
+        name: str,
+        module: nn.Module,
+        spec: PartSpec | LanguagePartSpec,
+        apart: nn.Module | None = None,
+    ) -> Part:
         if isinstance(spec, LanguagePartSpec):
             mode = spec.mode
         else:
             mode = "full" if spec.train else "frozen"
-        return Part(name, module, mode, spec.learning_rate or stage.learning_rate)
+        return Part(name, module, mode, spec.learning_rate or stage.learning_rate, apart)
+
+    table = model.get_input_embeddings()
+    alone = train.embeddings.train and train.language.mode != "full"
 
     return [
         *(part(name, tower, spec) for name, tower, spec in _tower_parts(model, stage)),
         part("connector", nn.ModuleList([model.connector, model.tile_tokens]), train.connector),
         *(part("fusion", one, train.fusion) for one in _fusion_parts(model)),
         part("new_tokens", model.new_tokens or nn.Module(), train.new_tokens),
-        part("language", model.language_model, train.language),
+        part("language", model.language_model, train.language, table if alone else None),
+        *([part("embeddings", table, train.embeddings)] if alone else []),
     ]
 
 
@@ -130,7 +154,7 @@ def parameter_groups(parts: Sequence[Part], weight_decay: float) -> list[dict[st
     """
     groups = []
     for part in parts:
-        trained = [p for p in part.module.parameters() if p.requires_grad]
+        trained = [p for p in part.members if p.requires_grad]
         matrices = [p for p in trained if p.ndim > 1]
         others = [p for p in trained if p.ndim <= 1]
         for parameters, decay in ((matrices, weight_decay), (others, 0.0)):
@@ -152,12 +176,19 @@ def cast_frozen(
 ) -> None:
     """Store in ``dtype`` the parts that no stage trains in full, to save memory.
 
-    LoRA bases are among them: merging goes back to float32.
+    LoRA bases are among them: merging goes back to float32. Buffers that are not saved, such as
+    the frequencies of rotary positions, are as exact as they were.
     """
-    per_stage = [stage_parts(model, stage) for stage in stages]
-    for index, part in enumerate(per_stage[0]):
-        if all(parts[index].mode != "full" for parts in per_stage):
-            part.module.to(dtype)
+    full: set[int] = set()
+    for stage in stages:
+        for part in stage_parts(model, stage):
+            if part.mode == "full":
+                full |= {id(tensor) for tensor in (*part.members, *part.module.buffers())}
+    saved = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    for tensor in (*model.parameters(), *buffers.values()):
+        if id(tensor) not in full and tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
 
 
 def parameter_table(stage: StageSpec, parts: Sequence[Part], steps: int) -> Table:

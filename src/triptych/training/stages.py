@@ -94,6 +94,10 @@ class TrainSpec(Spec):
     new_tokens: Part = PartSpec()
     """The embedding rows added for image tokens: true, false, a learning rate, or keys."""
 
+    embeddings: Part = PartSpec(train=False)
+    """The input embeddings of a language model that is frozen or has LoRA (DeepSpeed-VisualChat);
+    where they are tied to the output layer, that trains too: as the connector."""
+
     language: LanguagePart = LanguagePartSpec()
     """The language model: frozen, lora, full, or keys."""
 

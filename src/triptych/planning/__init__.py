@@ -1,0 +1,1 @@
+"""Plans: what a run would cost, before anything is allocated or downloaded."""
