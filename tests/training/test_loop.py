@@ -33,6 +33,9 @@ class FixedLoader:
             self.step += 1
             yield self.batches
 
+    def once(self) -> Iterator[Mapping[str, Tensor]]:
+        yield from self.batches
+
     def names(self) -> list[str]:
         return ["a.jsonl:1", "a.jsonl:7"]
 
@@ -126,7 +129,7 @@ def test_rates_follow_the_schedule_of_each_group(tmp_path: Path) -> None:
     seen: list[dict[str, float]] = []
 
     def log_window(
-        progress: object, stage: str, optimizer: torch.optim.Optimizer, _: float
+        progress: object, stage: str, optimizer: torch.optim.Optimizer, *_: object
     ) -> None:
         seen.append({group["part"]: group["lr"] for group in optimizer.param_groups})
 

@@ -1,6 +1,6 @@
 """The size pass: every record is read once, from headers alone, before training begins."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from triptych.data.blend import blend
 from triptych.data.encode import Encoder, RecordImageError
 from triptych.data.mixture import Amount
+from triptych.data.preferences import pair_size
 from triptych.data.readers import open_reader
 from triptych.data.readers.base import Reader
 from triptych.data.schema import Record
@@ -118,7 +119,12 @@ class Corpus:
 
 
 def measure(
-    specs: Mapping[str, SourceSpec], encoder: Encoder, progress: Progress | None = None
+    specs: Mapping[str, SourceSpec],
+    encoder: Encoder,
+    progress: Progress | None = None,
+    *,
+    pairs: bool = False,
+    names: Collection[str] | None = None,
 ) -> Corpus:
     """Read every record once and take its size, applying the overflow and error policies.
 
@@ -126,21 +132,22 @@ def measure(
         specs: the sources by name.
         encoder: holds the processor and the policies.
         progress: called with the records done and their number, over all sources.
+        pairs: a sample is a record with its chosen answer and with its rejected one.
+        names: only these sources; all when None.
 
     Raises:
         DataError: for the first bad record when ``on_error`` is raise, and for a source of which
             no record is left.
     """
-    readers = open_sources(specs)
-    counts = {
-        name: min(len(readers[name]), s.limit or len(readers[name])) for name, s in specs.items()
-    }
+    opened = open_sources(specs)
+    readers = {name: one for name, one in opened.items() if names is None or name in names}
+    counts = {name: min(len(one), specs[name].limit or len(one)) for name, one in readers.items()}
     total, done = sum(counts.values()), 0
     sources: list[Source] = []
     skipped: list[Skipped] = []
     for name, reader in readers.items():
         results: list[_Size] = []
-        for chunk in _sizes(_SizeChunks(reader, encoder, counts[name])):
+        for chunk in _sizes(_SizeChunks(reader, encoder, counts[name], pairs)):
             results.extend(chunk)
             done += len(chunk)
             if progress is not None:
@@ -175,8 +182,9 @@ class _Size:
 class _SizeChunks(Dataset[list[_Size]]):
     """Sizes of a source, ``CHUNK`` records an item."""
 
-    def __init__(self, reader: Reader, encoder: Encoder, count: int) -> None:
+    def __init__(self, reader: Reader, encoder: Encoder, count: int, pairs: bool) -> None:
         self.reader, self.encoder, self.count = reader, encoder, count
+        self.pairs = pairs
 
     def __len__(self) -> int:
         return -(-self.count // CHUNK)
@@ -189,7 +197,8 @@ class _SizeChunks(Dataset[list[_Size]]):
 
     def _size(self, index: int) -> _Size:
         try:
-            size = self.encoder.size(self.reader[index])
+            record = self.reader[index]
+            size = pair_size(self.encoder, record) if self.pairs else self.encoder.size(record)
         except DataError as error:
             return _Size(skipped=describe_error(error, self.reader.where(index)))
         if size is None:

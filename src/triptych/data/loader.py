@@ -1,11 +1,13 @@
 """The loader: optimizer steps of micro-batches, resumed to the sample."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from math import ceil, floor
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from triptych.data.corpus import Corpus, Progress, measure
 from triptych.data.encode import Encoder
@@ -46,6 +48,7 @@ class Loader:
         rank, world: this process and the number of processes.
         quarantine: where skipped samples are listed; counted only when None.
         context: how workers start: "fork", "spawn", "forkserver" or None for the default.
+        pairs: a training sample is a record with its chosen answer and with its rejected one.
 
     Raises:
         RecipeError: when the micro-batches of a step cannot be shared out among the ranks, or
@@ -65,8 +68,10 @@ class Loader:
         world: int = 1,
         quarantine: Path | None = None,
         context: str | None = None,
+        pairs: bool = False,
     ) -> None:
         self.corpus, self.held_out_corpus, self.encoder = corpus, held_out, encoder
+        self.pairs = pairs
         self.spec: DataSpec = encoder.spec
         self.seed, self.rank, self.world, self.context = seed, rank, world, context
         if self.spec.batch.per_step % world:
@@ -99,23 +104,27 @@ class Loader:
         quarantine: Path | None = None,
         progress: Progress | None = None,
         context: str | None = None,
+        pairs: bool = False,
+        names: Collection[str] | None = None,
     ) -> "Loader":
-        """Measure all sources of ``spec`` (the size pass) and make their loader.
+        """Measure the sources of ``spec`` (the size pass) and make their loader.
 
         Args:
             processor: the model's processor.
             spec: the data of the run.
+            progress: called during the size pass with the records done and their number.
             seed: of the shuffles.
-            weights: passes per epoch by source name, in place of those in the recipe.
-            rank: number of this process.
+            weights: as of the loader, like all that follow but the last.
+            rank: this process.
             world: number of processes.
             quarantine: where skipped samples are listed.
-            progress: called during the size pass with the records done and their number.
             context: how workers start.
+            pairs: training samples are pairs.
+            names: only these training sources; all when None.
         """
         encoder = Encoder(processor, spec)
         return cls(
-            measure(spec.sources, encoder, progress),
+            measure(spec.sources, encoder, progress, pairs=pairs, names=names),
             measure(spec.held_out, encoder, progress),
             encoder,
             seed=seed,
@@ -124,6 +133,7 @@ class Loader:
             world=world,
             quarantine=quarantine,
             context=context,
+            pairs=pairs,
         )
 
     def derive(
@@ -152,6 +162,7 @@ class Loader:
             world=self.world,
             quarantine=self.quarantine.path,
             context=self.context,
+            pairs=self.pairs,
         )
 
     def steps(self) -> Iterator[list[Batch]]:
@@ -164,7 +175,7 @@ class Loader:
         """
         share = self.spec.batch.per_step // self.world
         own = self._own_batches(self._walk(self._state))
-        loaded = self._load(own, self.corpus, packed=self.spec.batch.packed)
+        loaded = self._load(own, self.corpus, packed=self.spec.batch.packed, pairs=self.pairs)
         for planned, state in self._walk(self._state):
             batches = [self._admit(item) for item in islice(loaded, share)]
             self._given, self._state = planned[self.rank :: self.world], state
@@ -215,11 +226,17 @@ class Loader:
         """
         chosen, sizes = self._held_out_samples(source, limit)
         plan = [[chosen[index] for index in batch] for batch in plan_once(sizes, self.spec.batch)]
-        own = plan[self.rank :: self.world]
-        for item in self._load(iter(own), self.held_out_corpus):
-            yield self._admit(item)
-        for _ in range(ceil(len(plan) / self.world) - len(own)):
-            yield empty_batch(self.encoder.processor)
+        yield from self._share(plan, self.held_out_corpus)
+
+    def once(self) -> Iterator[Batch]:
+        """Yield this rank's share of the training samples that have a weight; as ``held_out``."""
+        sizes = join_sizes([source.sizes for source in self.corpus.sources])
+        counts = [len(source.kept) for source in self.corpus.sources]
+        chosen = np.flatnonzero(np.repeat(np.array(self.weights) > 0, counts))
+        packed = self.spec.batch.packed
+        parts = plan_once(sizes[chosen], self.spec.batch, packed=packed)
+        plan = [chosen[part].tolist() for part in parts]
+        yield from self._share(plan, self.corpus, packed=packed, pairs=self.pairs)
 
     def held_out_records(self, count: int, source: str | None = None) -> list[Record]:
         """Up to ``count`` held-out records, spread evenly over all, always the same."""
@@ -278,10 +295,20 @@ class Loader:
             yield from batches[self.rank :: self.world]
 
     def _load(
-        self, batches: Iterator[list[int]], corpus: Corpus, *, packed: bool = False
+        self, batches: Iterator[list[int]], corpus: Corpus, *, packed: bool, pairs: bool
     ) -> Iterator[Loaded]:
-        preparer = Preparer(corpus, self.encoder, packed=packed)
+        preparer = Preparer(corpus, self.encoder, packed=packed, pairs=pairs)
         return read_ahead(preparer, _Once(batches), self.spec.workers, self.context)
+
+    def _share(
+        self, plan: list[list[int]], corpus: Corpus, *, packed: bool = False, pairs: bool = False
+    ) -> Iterator[Batch]:
+        """This rank's batches of ``plan``, filled up to the number of the other ranks'."""
+        own = iter(plan[self.rank :: self.world])
+        for item in self._load(own, corpus, packed=packed, pairs=pairs):
+            yield self._admit(item)
+        if self.rank >= len(plan) % self.world > 0:
+            yield empty_batch(self.encoder.processor, pairs=pairs)
 
     def _admit(self, item: Loaded) -> Batch:
         """Raise for what was left out, or list it."""

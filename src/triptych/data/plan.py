@@ -71,14 +71,16 @@ def plan_epoch(
     return plan
 
 
-def plan_once(sizes: Sequence[SampleSize] | IntArray, batch: BatchSpec) -> list[list[int]]:
-    """Plan micro-batches over every sample once, in a fixed order, for evaluation."""
+def plan_once(
+    sizes: Sequence[SampleSize] | IntArray, batch: BatchSpec, *, packed: bool = False
+) -> list[list[int]]:
+    """Plan micro-batches over every sample once, in a fixed order, packed only when told."""
     joined = join_sizes([sizes])
     check_budgets(joined, batch)
     return [
         part
         for start in range(0, len(joined), batch.window)
-        for part in group(
+        for part in (pack if packed else group)(
             np.arange(start, min(start + batch.window, len(joined))),
             joined,
             batch,

@@ -217,6 +217,7 @@ class TriptychForConditionalGeneration(SeeingMixin, PreTrainedModel, ImageGenera
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
+            router_logits=outputs.get("router_logits"),
         )
 
     def _predict(

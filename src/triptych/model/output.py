@@ -20,6 +20,7 @@ class TriptychOutput(ModelOutput):
         past_key_values: the cache, when one is used.
         hidden_states: of the language model, when asked for.
         attentions: of the language model, when asked for.
+        router_logits: of a mixture of experts, when asked for: of each layer (B S, experts).
     """
 
     loss: Tensor | None = None
@@ -27,3 +28,4 @@ class TriptychOutput(ModelOutput):
     past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    router_logits: tuple[Tensor, ...] | None = None

@@ -21,15 +21,21 @@ from triptych.training.files import remove_folder, remove_temporary, whole_folde
 from triptych.training.lora import plain_name
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Window:
-    """Sums over the steps since the last entry in the log."""
+    """Sums over the steps since the last entry in the log.
+
+    ``loss`` is that of all ``items`` together (supervised tokens or pairs); ``sums`` are what the
+    objective reports from.
+    """
 
     steps: int = 0
     loss: float = 0.0
+    items: int = 0
+    sums: tuple[float, ...] = ()
     supervised: int = 0
     tokens: int = 0
     images: int = 0
@@ -184,7 +190,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         )
     progress = Progress(**state)
     best = None if progress.best is None else Best(**state["best"])
-    window = Window(**state["window"])
+    window = Window(**state["window"] | {"sums": tuple(state["window"]["sums"])})
     trained = tuple(progress.trained)
     return Checkpoint(folder, replace(progress, best=best, window=window, trained=trained))
 

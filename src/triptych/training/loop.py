@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 from triptych.errors import TriptychError
 from triptych.language.head import IGNORE
+from triptych.model.fingerprint import fingerprint
 from triptych.training import rng
 from triptych.training.checkpoint import Checkpoint, Progress, Window, prune, save_checkpoint
 from triptych.training.engines import Engine
 from triptych.training.moving import autocast, to_device
+from triptych.training.objectives.base import Objective, Totals
+from triptych.training.objectives.table import make_objective, needs_fingerprint
 from triptych.training.parts import (
     begin_stage,
     end_stage,
@@ -30,7 +33,7 @@ from triptych.training.parts import (
     set_modes,
     trained_names,
 )
-from triptych.training.reporter import Reporter
+from triptych.training.reporter import Reporter, View
 from triptych.training.schedule import factor
 from triptych.training.stages import RunSpec, StageSpec
 
@@ -45,6 +48,10 @@ class StepLoader(Protocol):
 
     def steps(self) -> Iterator[Sequence[Batch]]:
         """Micro-batches of each step, from the loader's state on."""
+        ...
+
+    def once(self) -> Iterator[Batch]:
+        """This rank's micro-batches over all samples, each once; as many on every rank."""
         ...
 
     def names(self) -> list[str]:
@@ -62,11 +69,12 @@ class StepLoader(Protocol):
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage, its loader and its length in optimizer steps."""
+    """A stage, its loader, its length in optimizer steps, and how held-out data are seen in it."""
 
     spec: StageSpec
     loader: StepLoader
     steps: int
+    view: View | None = None
 
 
 @dataclass
@@ -100,7 +108,11 @@ class Trainer:
 
     def _run_stage(self, index: int, checkpoint: Checkpoint | None) -> None:
         plan = self.stages[index]
+        if plan.view is not None:
+            self.reporter.look(plan.view)
         rng.seed_all(self.run.seed, index, self.engine.rank)
+        named = checkpoint is None and needs_fingerprint(plan.spec)
+        before = fingerprint(self.model) if named else None
         parts = begin_stage(self.model, plan.spec)
         self.reporter.show_stage(plan.spec, parts, plan.steps)
         groups = parameter_groups(parts, plan.spec.optimizer.weight_decay)
@@ -114,11 +126,21 @@ class Trainer:
         module, optimizer = self.engine.prepare(
             self.model, lambda _: torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
         )
+        objective = make_objective(
+            self.model,
+            plan.spec,
+            self.engine,
+            precision=self.run.precision,
+            path=self.folder.parent / "reference" / f"stage-{index}.safetensors",
+            fingerprint=before,
+        )
+        objective.begin(module, plan.loader, resumed=checkpoint is not None)
+        stage = Active(plan, objective, module, optimizer)
         started = time.perf_counter()
         for batches in self._steps(plan, optimizer, checkpoint):
-            sums = self._step(plan, module, optimizer, batches)
+            sums = self._step(stage, batches)
             self._advance(plan, sums, time.perf_counter() - started)
-            self._between_steps(plan, optimizer, sums.grad_norm)
+            self._between_steps(stage, sums.grad_norm)
             started = time.perf_counter()
         merged = set(end_stage(self.model))
         kept = {name for name in trained if ".lora_" not in name} | merged
@@ -140,36 +162,41 @@ class Trainer:
                 checkpoint = None
             yield batches
 
-    def _step(
-        self,
-        plan: StagePlan,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batches: Sequence[Batch],
-    ) -> "StepSums":
-        engine = self.engine
+    def _step(self, stage: "Active", batches: Sequence[Batch]) -> "StepSums":
+        engine, plan, objective, optimizer = (
+            self.engine,
+            stage.plan,
+            stage.objective,
+            stage.optimizer,
+        )
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor(
                 plan.spec.schedule, self.progress.stage_step, plan.steps
             )
-        counts = torch.stack([count(batch) for batch in batches]).sum(0).to(engine.device)
-        supervised, tokens, images = engine.all_reduce_sum(counts).tolist()
+        own_items = torch.tensor([sum(objective.items(batch) for batch in batches)])
+        counts = torch.cat([own_items, torch.stack([count(batch) for batch in batches]).sum(0)])
+        reduced = engine.all_reduce_sum(counts.to(engine.device)).tolist()
+        items, supervised, tokens, images = reduced
+        totals = Totals(max(items, 1), max(tokens, 1))
         total = torch.zeros((), dtype=torch.float64, device=engine.device)
+        measured: list[Tensor] = []
         for number, batch in enumerate(batches, start=1):
             moved = to_device(batch, engine.device)
             with engine.accumulating(last=number == len(batches)):
                 with autocast(engine.device, self.run.precision):
-                    output = module(**moved, num_items_in_batch=max(supervised, 1), use_cache=False)
-                engine.backward(output.loss)
-            total += output.loss.detach()
+                    found = objective.loss(stage.module, moved, totals)
+                engine.backward(found.value)
+            total += found.value.detach()
+            measured.append(found.sums)
         own = total.clone()
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         norm = engine.clip(trained, plan.spec.clip).item()
-        loss = engine.all_reduce_sum(total).item()
+        sums = torch.cat([total[None], torch.stack(measured).sum(0)])
+        loss, *means = engine.all_reduce_sum(sums).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._refuse(plan, own.item(), loss, norm)
         engine.step(optimizer)
-        return StepSums(loss * supervised, supervised, tokens, images, norm)
+        return StepSums(tuple(means), items, supervised, tokens, images, norm)
 
     def _refuse(self, plan: StagePlan, own: float, loss: float, norm: float) -> NoReturn:
         """Stop because of a loss that is not finite, naming the samples that may have caused it."""
@@ -194,7 +221,9 @@ class Trainer:
             seconds=old.seconds + seconds,
             window=Window(
                 steps=window.steps + 1,
-                loss=window.loss + sums.loss,
+                loss=window.loss + sums.sums[0],
+                items=window.items + sums.items,
+                sums=add(window.sums, sums.sums),
                 supervised=window.supervised + sums.supervised,
                 tokens=window.tokens + sums.tokens,
                 images=window.images + sums.images,
@@ -202,10 +231,9 @@ class Trainer:
             ),
         )
 
-    def _between_steps(
-        self, plan: StagePlan, optimizer: torch.optim.Optimizer, grad_norm: float
-    ) -> None:
+    def _between_steps(self, active: "Active", grad_norm: float) -> None:
         """Log, measure, sample and save where these are due; all of them at the very end."""
+        plan, optimizer = active.plan, active.optimizer
         step, stage = self.progress.step, plan.spec.name
         ends = self.progress.stage_step == plan.steps
         last = ends and plan is self.stages[-1]
@@ -215,7 +243,9 @@ class Trainer:
 
         self.reporter.show_step(step, stage)
         if ends or due(self.run.log_every):
-            self.reporter.log_window(self.progress, stage, optimizer, grad_norm)
+            window = self.progress.window
+            measured = active.objective.report(window.sums, window.items)
+            self.reporter.log_window(self.progress, stage, optimizer, grad_norm, measured)
             self.progress = replace(self.progress, window=Window())
         best = self.progress.best
         if due(self.run.evaluate_every):
@@ -239,14 +269,30 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class StepSums:
-    """Sums over the global batch of one step."""
+class Active:
+    """A stage while it runs."""
 
-    loss: float
+    plan: StagePlan
+    objective: Objective
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """Sums over the global batch of one step; ``sums`` as the objective names them."""
+
+    sums: tuple[float, ...]
+    items: int
     supervised: int
     tokens: int
     images: int
     grad_norm: float
+
+
+def add(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, ...]:
+    """Sum by place; nothing yet counts as zeros."""
+    return tuple(a + b for a, b in zip(one, other, strict=True)) if one else other
 
 
 def count(batch: Batch) -> Tensor:

@@ -5,6 +5,7 @@ adapted model. The plain name of a parameter is its name in the model without ad
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -54,6 +55,19 @@ def merge_lora(language: nn.Module) -> list[str]:
         language.set_submodule(name, base)
         merged.append(f"{name}.weight")
     return merged
+
+
+@contextmanager
+def adapters_off(language: nn.Module) -> Iterator[None]:
+    """Let ``language`` compute for a while as if it had no LoRA matrices."""
+    layers = [layer for _, layer in _lora_layers(language)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def plain_name(name: str) -> str:

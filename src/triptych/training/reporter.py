@@ -33,6 +33,18 @@ SECONDS_BETWEEN_PICTURES = 20.0
 HeldOut: TypeAlias = Callable[[], Iterable[Mapping[str, Tensor]]]
 
 
+@dataclass(frozen=True)
+class View:
+    """How images are cut and held-out data seen in a stage.
+
+    Attributes:
+        held_out: name -> this rank's batches, anew at each call.
+    """
+
+    processor: "TriptychProcessor"
+    held_out: Mapping[str, HeldOut]
+
+
 @dataclass
 class Reporter:
     """Measures and tells; on other ranks than the main one it only takes part in measuring.
@@ -40,7 +52,7 @@ class Reporter:
     Attributes:
         folder: the run folder.
         total: optimizer steps of the run.
-        held_out: name -> this rank's batches, anew at each call.
+        held_out: as in ``View``.
         questions: held-out conversations for sample predictions.
         log: None on other ranks than the main one.
         drawn: when the picture was drawn last.
@@ -58,6 +70,10 @@ class Reporter:
     log: MetricsLog | None
     drawn: float = 0.0
 
+    def look(self, view: View) -> None:
+        """Measure and sample as in ``view`` from now on."""
+        self.processor, self.held_out = view.processor, view.held_out
+
     def show_stage(self, stage: StageSpec, parts: Sequence[Part], steps: int) -> None:
         """Print the table of parts at the beginning of a stage."""
         self.display.say(parameter_table(stage, parts, steps))
@@ -72,15 +88,17 @@ class Reporter:
         stage: str,
         optimizer: torch.optim.Optimizer,
         grad_norm: float,
+        measured: Mapping[str, object],
     ) -> None:
-        """Write one training entry over the steps since the last one."""
+        """Write one training entry over the steps since the last one, with what was measured."""
         window = progress.window
         per_second = 1 / max(window.seconds, 1e-9)
         entry = {
             "kind": "train",
             "step": progress.step,
             "stage": stage,
-            "loss": window.loss / max(window.supervised, 1),
+            "loss": window.loss / max(window.items, 1),
+            **measured,
             "learning_rate": {str(g["part"]): float(g["lr"]) for g in optimizer.param_groups},
             "grad_norm": grad_norm,
             "tokens_per_second": window.tokens * per_second,

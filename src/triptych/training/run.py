@@ -2,42 +2,36 @@
 
 import json
 import platform
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
 import transformers
-from torch import Tensor
 
 import triptych
 from triptych.data.corpus import open_sources
-from triptych.data.features import FeatureCache, fingerprint_of
-from triptych.data.loader import Loader
 from triptych.data.spec import DataSpec
 from triptych.errors import CheckpointError, RecipeError
 from triptych.model.build import initialise, load_pretrained
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.model.processing import TriptychProcessor
 from triptych.model.spec import ModelSpec
-from triptych.towers.base import Tower
 from triptych.training.checkpoint import Checkpoint, latest_checkpoint
 from triptych.training.display import Display
 from triptych.training.engines import Engine, make_engine
 from triptych.training.files import keep_steps, remove_temporary, whole_folder, write_text
-from triptych.training.loop import StagePlan, Trainer
+from triptych.training.loop import Trainer
 from triptych.training.metrics import MetricsLog
-from triptych.training.moving import autocast
+from triptych.training.objectives.table import check_objective
 from triptych.training.parts import cast_frozen
-from triptych.training.reporter import HeldOut, Reporter
-from triptych.training.samples import Question, questions_of
+from triptych.training.reporter import Reporter
+from triptych.training.stage_data import StageData
 from triptych.training.stages import ParallelSpec, RunSpec, StageSpec
 
-BEFORE_TRAINING = {"recipe.yaml", "environment.json", "start", "features", "quarantine.jsonl"}
-SEED_STRIDE = 7919
+BEFORE_TRAINING = {
+    "recipe.yaml", "environment.json", "start", "features", "reference", "quarantine.jsonl",
+}  # fmt: skip
 
 
 def train(
@@ -128,9 +122,13 @@ class _Run:
         """Prepare everything, train, save the model."""
         display = Display(self.engine.is_main)
         model, processor = self._start()
+        for stage in self.stages:
+            check_objective(model, stage)
         checkpoint = self._find_checkpoint()
-        loader = self._open_data(model, processor, display)
-        plans = [self._plan(index, stage, loader) for index, stage in enumerate(self.stages)]
+        data = StageData(
+            model, processor, self.data_spec, self.run, self.folder, self.engine, display
+        )
+        plans = data.open(self.stages)
         total = sum(plan.steps for plan in plans)
         step = 0 if checkpoint is None else checkpoint.progress.step
         if checkpoint is not None:
@@ -143,8 +141,8 @@ class _Run:
             run=self.run,
             folder=self.folder,
             total=total,
-            held_out=self._held_out(loader),
-            questions=self._questions(loader),
+            held_out={},
+            questions=data.questions(plans[0]),
             display=display,
             log=log,
         )
@@ -204,81 +202,6 @@ class _Run:
         self.engine.barrier()
         return checkpoint if self.engine.is_main else latest_checkpoint(self._checkpoints)
 
-    def _open_data(
-        self, model: TriptychForConditionalGeneration, processor: TriptychProcessor, show: Display
-    ) -> Loader:
-        engine = self.engine
-        with show.phase("records measured") as progress:
-            loader = Loader.open(
-                processor,
-                self.data_spec,
-                seed=self.run.seed,
-                rank=engine.rank,
-                world=engine.world,
-                quarantine=self.folder / "quarantine.jsonl",
-                progress=progress,
-            )
-        for report in loader.corpus.reports + loader.held_out_corpus.reports:
-            show.say(f"  {report}")
-        if self.data_spec.mixture is not None:
-            show.say("an epoch of the mixture:")
-            for line in loader.amounts():
-                show.say(f"  {line}")
-        if not self.data_spec.cache_features:
-            return loader
-        fingerprint = fingerprint_of(
-            cast(Iterable[Tower], model.towers), processor, model.tower_layout
-        )
-        if engine.is_main:
-            self._cache_features(fingerprint, model, loader, show)
-        engine.barrier()
-        return loader.derive(features=FeatureCache(self.folder / "features", fingerprint))
-
-    def _cache_features(
-        self,
-        fingerprint: str,
-        model: TriptychForConditionalGeneration,
-        loader: Loader,
-        show: Display,
-    ) -> None:
-        """Encode every image once; nothing is done where the cache is there already."""
-
-        def encode(tiles: Tensor) -> Tensor:
-            with autocast(self.engine.device, self.run.precision):
-                return model.encode_tiles(tiles)
-
-        model.eval()
-        with show.phase("images encoded") as progress, waiting_cores(self.engine):
-            FeatureCache.build(
-                self.folder / "features",
-                fingerprint,
-                loader.images(),
-                loader.encoder.processor,
-                encode,
-                device=self.engine.device,
-                workers=self.data_spec.workers,
-                limits=self.data_spec.limits,
-                on_error=self.data_spec.on_error,
-                progress=progress,
-            )
-
-    def _plan(self, index: int, stage: StageSpec, loader: Loader) -> StagePlan:
-        own = loader.derive(seed=self.run.seed + SEED_STRIDE * index, weights=stage.data)
-        return StagePlan(stage, own, stage.steps or own.total_steps(stage.epochs or 1))
-
-    def _held_out(self, loader: Loader) -> dict[str, HeldOut]:
-        limit = self.run.evaluate_samples
-        return {name: partial(loader.held_out, name, limit) for name in self.data_spec.held_out}
-
-    def _questions(self, loader: Loader) -> list[Question]:
-        """The same number of questions from each held-out set, at most ``run.samples``."""
-        questions: list[Question] = []
-        for number, name in enumerate(self.data_spec.held_out, start=1):
-            wanted = number * self.run.samples // len(self.data_spec.held_out) - len(questions)
-            if wanted:
-                questions += questions_of(name, loader.held_out_records(wanted, name))
-        return questions
-
     def _save(
         self,
         model: TriptychForConditionalGeneration,
@@ -299,17 +222,6 @@ class _Run:
         with whole_folder(target) as temporary:
             model.save_pretrained(temporary)
             processor.save_pretrained(temporary)
-
-
-@contextmanager
-def waiting_cores(engine: Engine) -> Iterator[None]:
-    """Lend this process the threads of the ranks of this machine, which wait."""
-    own = torch.get_num_threads()
-    torch.set_num_threads(own * engine.neighbours)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(own)
 
 
 def training_texts(data: DataSpec) -> Iterator[str]:

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from triptych.spec import Spec
+from triptych.training.objectives.spec import DpoObjective, ObjectiveSpec, SftObjective
 from triptych.training.schedule import ScheduleSpec
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -151,10 +152,32 @@ class StageSpec(Spec):
     data: dict[str, NonNegativeFloat] | None = None
     """Weights of the data sources in this stage by name; sources left out are not used."""
 
+    objective: ObjectiveSpec = SftObjective()
+    """What the stage minimises: cross-entropy (`sft`), or a preference for answers (`dpo`)."""
+
+    @property
+    def learns_pairs(self) -> bool:
+        """Whether the stage learns from pairs of a chosen and a rejected answer."""
+        return isinstance(self.objective, DpoObjective)
+
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"stage '{self.name}' needs either steps or epochs (exactly one)")
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_has_a_base(self) -> Self:
+        objective, train = self.objective, self.train
+        if not isinstance(objective, DpoObjective) or objective.reference != "adapter_off":
+            return self
+        others = train.connector.train or train.new_tokens.train or train.trains_towers
+        if train.language.mode != "lora" or others:
+            raise ValueError(
+                f"stage '{self.name}': with reference 'adapter_off' the reference is the model "
+                "without its LoRA matrices, so nothing else may train; set train: {language: lora, "
+                "connector: false, new_tokens: false}, or take reference 'stored'"
+            )
         return self
 
 
