@@ -26,6 +26,8 @@ class Panels(Spec):
     """The connector."""
     tiling: TilingSpec = FixedTiling()
     """How an image is cut into tiles."""
+    other_tilings: tuple[TilingSpec, ...] = ()
+    """Tilings of other stages of training, whose learnable tokens are kept."""
     fusion: FusionSpec = SpliceFusion()
     """Where visual tokens enter the language model."""
 

@@ -15,7 +15,7 @@ from triptych.images.arrange import arrange, learned_tokens, padding_mask, token
 from triptych.images.count import image_tokens
 from triptych.images.groups import NOTHING
 from triptych.images.plan import TilePlan, plan_tiles
-from triptych.images.tiling import FixedTiling
+from triptych.images.tiling import FixedTiling, TilingSpec
 from triptych.model.configuration import Panels
 from triptych.model.stacks import own_places
 from triptych.model.vision import Images
@@ -38,16 +38,23 @@ class TileTokens(nn.Module):
 
     def __init__(self, panels: Panels, width: int, std: float) -> None:
         super().__init__()
-        self.tiling, self.tile_size, self.zoom = panels.tiling, panels.tile_size, panels.zoom
+        self.tile_size, self.zoom = panels.tile_size, panels.zoom
         self.layout, self.tower_layout = panels.layout, panels.tower_layout
         self.masks_padding = panels.connector.masks_padding
-        self.learned = learned_tokens(self.tiling, self.layout)
+        tilings = (panels.tiling, *panels.other_tilings)
+        wanted = {token for one in tilings for token in learned_tokens(one, self.layout)}
+        self.learned = tuple(sorted(wanted))
         rows = torch.empty(len(self.learned), width).normal_(std=std)
         self.weight = nn.Parameter(rows) if self.learned else None
-        copies = bool(self.learned) or self.tiling.unpad or self.tiling.order == "rows"
-        copies |= self.zoom is not None and not panels.joins_before_connector
-        self._copies = copies and not self.layout.whole_image
         self._joined = panels.joins_before_connector
+        self.cut(panels.tiling)
+
+    def cut(self, tiling: TilingSpec) -> None:
+        """Expect images that are cut as ``tiling`` says, one of those the panels know."""
+        self.tiling = tiling
+        copies = bool(self.learned) or tiling.unpad or tiling.order == "rows"
+        copies |= self.zoom is not None and not self._joined
+        self._copies = copies and not self.layout.whole_image
 
     @property
     def blank(self) -> TilePlan:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from triptych.errors import TriptychError
 from triptych.language.head import IGNORE
 from triptych.model.fingerprint import fingerprint
+from triptych.model.tilings import use_tiling
 from triptych.training import rng
 from triptych.training.checkpoint import Checkpoint, Progress, Window, prune, save_checkpoint
 from triptych.training.engines import Engine
@@ -110,6 +111,7 @@ class Trainer:
         plan = self.stages[index]
         if plan.view is not None:
             self.reporter.look(plan.view)
+            use_tiling(self.model, plan.view.processor.settings.tiling)
         rng.seed_all(self.run.seed, index, self.engine.rank)
         named = checkpoint is None and needs_fingerprint(plan.spec)
         before = fingerprint(self.model) if named else None

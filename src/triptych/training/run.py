@@ -17,6 +17,7 @@ from triptych.model.build import initialise, load_pretrained
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.model.processing import TriptychProcessor
 from triptych.model.spec import ModelSpec
+from triptych.model.tilings import learn_tilings, use_tiling
 from triptych.training.checkpoint import Checkpoint, latest_checkpoint
 from triptych.training.display import Display
 from triptych.training.engines import Engine, make_engine
@@ -27,7 +28,8 @@ from triptych.training.objectives.table import check_objective
 from triptych.training.parts import cast_frozen
 from triptych.training.reporter import Reporter
 from triptych.training.stage_data import StageData
-from triptych.training.stages import ParallelSpec, RunSpec, StageSpec
+from triptych.training.stages import ParallelSpec, RunSpec, StageSpec, tilings_of
+from triptych.training.start import take_over
 
 BEFORE_TRAINING = {
     "recipe.yaml", "environment.json", "start", "features", "reference", "quarantine.jsonl",
@@ -155,7 +157,9 @@ class _Run:
                 log.close()
         target = self.folder / "model"
         if self.engine.is_main:
-            self._save(model, processor, trainer.progress.trained, target)
+            view = plans[-1].view
+            last = processor if view is None else view.processor
+            self._save(model, last, trainer.progress.trained, target)
         self.engine.barrier()
         display.say(f"model: {target}   picture of the loss: {self.folder / 'loss.png'}")
         return target
@@ -173,7 +177,11 @@ class _Run:
         if self.engine.is_main and not (self._checkpoints.exists() and start.exists()):
             self.folder.mkdir(parents=True, exist_ok=True)
             texts = training_texts(self.data_spec)
-            model, processor = initialise(self.model_spec, seed=self.run.seed, texts=texts)
+            if self.run.start is None:
+                model, processor = initialise(self.model_spec, seed=self.run.seed, texts=texts)
+            else:
+                model, processor = take_over(self.run.start, self.model_spec, seed=self.run.seed)
+            learn_tilings(model, tilings_of(self.stages), seed=self.run.seed)
             with whole_folder(start) as temporary:
                 model.save_pretrained(temporary)
                 processor.save_pretrained(temporary)
@@ -186,7 +194,8 @@ class _Run:
         if self.run.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.tiles_at_once = self.run.tower_tiles
-        if self.data_spec.batch.packed and self.engine.device.type == "cpu":
+        packed = any((stage.batch or self.data_spec.batch).packed for stage in self.stages)
+        if packed and self.engine.device.type == "cpu":
             model.attend_by_document()
         model.to(self.engine.device)
         return model, processor
@@ -217,6 +226,7 @@ class _Run:
             own = model.state_dict()
             for name in trained:
                 own[name].copy_(values[name])
+        use_tiling(model, processor.settings.tiling)
         if self.run.save_precision == "bf16":
             model.to(torch.bfloat16)
         with whole_folder(target) as temporary:

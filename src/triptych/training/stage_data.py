@@ -1,5 +1,6 @@
 """The data of a run's stages: one size pass for all stages that see them in the same form."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from torch import Tensor
 from triptych.data.features import FeatureCache, fingerprint_of
 from triptych.data.loader import Loader
 from triptych.data.spec import DataSpec
+from triptych.model.tilings import with_tiling
 from triptych.towers.base import Tower
 from triptych.training.display import Display
 from triptych.training.engines import Engine
@@ -32,7 +34,7 @@ SEED_STRIDE = 7919
 
 @dataclass
 class Form:
-    """Data as some stages see them: their context and budgets, answers or pairs.
+    """Data as some stages see them: tiles, context, budgets, answers or pairs.
 
     Attributes:
         names: the sources of these stages.
@@ -42,6 +44,16 @@ class Form:
     processor: "TriptychProcessor"
     pairs: bool
     names: set[str] = field(default_factory=set)
+
+    @property
+    def key(self) -> str:
+        """Equal for equal forms, whatever their sources."""
+        return f"{self.tiling} {self.spec.max_tokens} {self.spec.batch} {self.pairs}"
+
+    @property
+    def tiling(self) -> str:
+        """The tiling as text."""
+        return self.processor.settings.tiling.model_dump_json()
 
 
 @dataclass(frozen=True)
@@ -67,13 +79,15 @@ class StageData:
         keys = []
         for stage in stages:
             form = self._form(stage)
-            keys.append(f"{form.spec.max_tokens} {form.spec.batch} {form.pairs}")
+            keys.append(form.key)
             known = forms.setdefault(keys[-1], form)
             used = self.spec.sources if stage.data is None else stage.data
             known.names |= {n for n in used if stage.data is None or stage.data[n] > 0}
         loaders = {key: self._open(form) for key, form in forms.items()}
         if self.spec.cache_features:
-            loaders = self._with_features(loaders)
+            for tiling in dict.fromkeys(form.tiling for form in forms.values()):
+                same = [key for key, form in forms.items() if form.tiling == tiling]
+                loaders |= self._with_features({key: loaders[key] for key in same}, forms[same[0]])
         return [
             self._plan(index, stage, loaders[key], forms[key])
             for index, (stage, key) in enumerate(zip(stages, keys, strict=True))
@@ -90,7 +104,16 @@ class StageData:
         return questions
 
     def _form(self, stage: StageSpec) -> Form:
-        return Form(self.spec, self.processor, stage.learns_pairs)
+        spec = self.spec.model_copy(
+            update={
+                "max_tokens": stage.max_tokens or self.spec.max_tokens,
+                "batch": stage.batch or self.spec.batch,
+            }
+        )
+        processor = self.processor
+        if stage.tiling is not None:
+            processor = with_tiling(processor, stage.tiling)
+        return Form(spec, processor, stage.learns_pairs)
 
     def _open(self, form: Form) -> Loader:
         engine = self.engine
@@ -114,10 +137,12 @@ class StageData:
                 self.display.say(f"  {line}")
         return loader
 
-    def _with_features(self, loaders: dict[str, Loader]) -> dict[str, Loader]:
-        """The loaders, reading tower features that are computed once."""
-        processor = self.processor
-        folder = self.folder / "features"
+    def _with_features(self, loaders: dict[str, Loader], form: Form) -> dict[str, Loader]:
+        """The loaders, all of one tiling, reading tower features that are computed once."""
+        processor = form.processor
+        own = form.tiling == self.processor.settings.tiling.model_dump_json()
+        digest = hashlib.sha256(form.tiling.encode()).hexdigest()[:8]
+        folder = self.folder / ("features" if own else f"features-{digest}")
         fingerprint = fingerprint_of(
             cast(Iterable[Tower], self.model.towers), processor, self.model.tower_layout
         )

@@ -4,6 +4,7 @@ A run is a list of stages. Every stage starts and ends with a plain model: it fr
 unfreezes what its ``train`` names, and merges its LoRA matrices when it ends.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from triptych.data.spec import BatchSpec
+from triptych.images.tiling import TilingSpec
 from triptych.spec import Spec
 from triptych.training.objectives.spec import DpoObjective, ObjectiveSpec, SftObjective
 from triptych.training.schedule import ScheduleSpec
@@ -152,6 +155,16 @@ class StageSpec(Spec):
     data: dict[str, NonNegativeFloat] | None = None
     """Weights of the data sources in this stage by name; sources left out are not used."""
 
+    tiling: TilingSpec | None = None
+    """How this stage cuts images into tiles; `model.tiling` when omitted. The trained model keeps
+    that of the last stage."""
+
+    max_tokens: PositiveInt | None = None
+    """Most tokens of one sample in this stage; `data.max_tokens` when omitted."""
+
+    batch: BatchSpec | None = None
+    """Budgets of a micro-batch in this stage; `data.batch` when omitted."""
+
     objective: ObjectiveSpec = SftObjective()
     """What the stage minimises: cross-entropy (`sft`), or a preference for answers (`dpo`)."""
 
@@ -181,6 +194,11 @@ class StageSpec(Spec):
         return self
 
 
+def tilings_of(stages: Sequence[StageSpec]) -> list[TilingSpec]:
+    """The tilings that stages name for themselves."""
+    return [stage.tiling for stage in stages if stage.tiling is not None]
+
+
 class ParallelSpec(Spec):
     """Over how many processes a run is spread, and how."""
 
@@ -196,6 +214,10 @@ class RunSpec(Spec):
 
     folder: Path
     """Folder that receives everything the run writes."""
+
+    start: Path | None = None
+    """A model folder, or the folder of a finished run, whose weights and tokenizer the run begins
+    with; `model` must describe the same architecture. As `model` says when omitted."""
 
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, data order and dropout."""
