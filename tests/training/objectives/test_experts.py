@@ -122,11 +122,13 @@ def test_which_models_have_experts() -> None:
     mixture, _ = tiny_model("qwen3_moe")
     config = mixture.config.get_text_config()
     frozen = find_experts(config, None, trains=False)
-    assert frozen is not None and frozen.weight == 0
+    assert frozen is not None
+    assert frozen.weight == 0
     config.decoder_sparse_step, config.mlp_only_layers = 2, [3]
     config.num_hidden_layers = 4
     some = find_experts(config, None, trains=True)
-    assert some is not None and some.layers == 1
+    assert some is not None
+    assert some.layers == 1
 
 
 @pytest.mark.parametrize("objective", [{"kind": "sft"}, {"kind": "dpo", "router_weight": 0.1}])
