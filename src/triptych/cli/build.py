@@ -7,6 +7,7 @@ import typer
 
 from triptych.cli.build_options import print_manifest
 from triptych.errors import DataError
+from triptych.synth import safety
 from triptych.synth.dialogue import easy_vqa
 from triptych.synth.dialogue.rounds import Style
 from triptych.synth.files import Manifest
@@ -14,6 +15,7 @@ from triptych.synth.ocr import codes
 
 DEFAULT = easy_vqa.Plan()
 CODES = codes.Plan()
+SAFETY = safety.Plan()
 
 own = typer.Typer()
 
@@ -87,6 +89,22 @@ def build_codes(
     plan = codes.Plan(seed, train, test, page, _heights(heights), length, alphabet)
     files = codes.build(out, plan, replace_other=replace)
     print_manifest("codes", out, Manifest({}, files))
+
+
+@own.command("safety")
+def build_safety(
+    out: Annotated[Path, typer.Option(help="Folder that receives images and records.")],
+    seed: Annotated[int, typer.Option(help="Seed of the training cards.")] = SAFETY.seed,
+    train: Annotated[int, typer.Option(min=1, help="Training cards.")] = SAFETY.train,
+    test: Annotated[int, typer.Option(min=1, help="Held-out cards.")] = SAFETY.test,
+    side: Annotated[int, typer.Option(min=16, help="Side of a card in pixels.")] = SAFETY.side,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a folder built with other options.")
+    ] = False,
+) -> None:
+    """Cards that may be talked about and cards that may not, in the layout of VLGuard."""
+    files = safety.build(out, safety.Plan(seed, train, test, side), replace_other=replace)
+    print_manifest("safety", out, Manifest({}, files))
 
 
 def _heights(text: str) -> tuple[int, ...]:

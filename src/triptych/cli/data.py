@@ -12,6 +12,7 @@ from rich.text import Text
 from triptych.cli.progress import progress_bar
 from triptych.data.convert import convert
 from triptych.data.lint import LintReport, lint
+from triptych.data.opposed import Listed, oppose
 from triptych.data.preview import render, view, visible
 from triptych.data.preview_html import page
 from triptych.data.readers import READERS, open_reader
@@ -152,6 +153,63 @@ def convert_command(
         typer.echo(
             f"note: Parquet has no place for the metadata of {done.without_metadata} records"
         )
+
+
+@app.command("pairs")
+def pairs_command(
+    file: Place,
+    out: Annotated[Path, typer.Argument(help="*.jsonl, *.parquet, or *.tar for shards.")],
+    reader: ReaderName = "jsonl",
+    images: Images = None,
+    answers: Answers = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of wrong answers.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N records.")] = None,
+) -> None:
+    """Preferences: each record's last answer over another one of the same category."""
+    pairs = oppose(open_reader(located(file), reader, images, answers), seed=seed, limit=limit)
+    done = convert(pairs, out)
+    typer.echo(f"wrote {done.records} preferences to {out}")
+
+
+@app.command("noised")
+def noised_command(
+    model: Annotated[Path, typer.Argument(help="A model folder or a run folder.")],
+    file: Place,
+    out: Annotated[Path, typer.Argument(help="*.jsonl, *.parquet, or *.tar for shards.")],
+    reader: ReaderName = "jsonl",
+    images: Images = None,
+    step: Annotated[
+        int, typer.Option(min=1, max=1000, help="Diffusion steps of noise on the images.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N records.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 64,
+) -> None:
+    """Preferences: the right answers over what the model says about noised images."""
+    # What loads a model takes seconds to import.
+    from triptych.inference import load_engine
+    from triptych.training.objectives.noised import reject_noised
+
+    source = open_reader(located(file), reader, images)
+    records = [source[index] for index in range(min(len(source), limit or len(source)))]
+    engine = load_engine(model)
+    with progress_bar("answering") as progress:
+        found = reject_noised(
+            engine,
+            records,
+            step=step,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            progress=progress,
+        )
+        pairs = Listed(list(found))
+    if not pairs.records:
+        raise DataError(f"{file}: no preference is left; raise --step for more noise")
+    done = convert(pairs, out)
+    typer.echo(
+        f"wrote {done.records} preferences to {out}; to the other {len(records) - done.records} "
+        "records the model gave the right answer, or none, or they have no image"
+    )
 
 
 def _open_processor(path: Path) -> "tuple[TriptychProcessor, int | None]":

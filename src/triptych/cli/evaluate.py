@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from triptych.data.readers import open_reader
 from triptych.data.schema import Record
 from triptych.evaluation import EvalSpec, evaluate_records, table, write_report
+from triptych.evaluation.refusals import describe_refusals
 from triptych.evaluation.runner import Progress as Report
 from triptych.inference import load_engine
 
@@ -91,6 +92,8 @@ def evaluate(
             f"empty answers {100 * summary['empty_share']:.1f} %, "
             f"cut after {max_new_tokens} tokens {100 * summary['cut_share']:.1f} %"
         )
+    for line in describe_refusals(summary["refusals"] or {}):
+        console.print(line)
     console.print(f"{summary['seconds']:.1f} s; every answer: {folder / 'answers.jsonl'}")
 
 

@@ -30,7 +30,7 @@ class SourceSpec(Spec):
 
     reader: str = "jsonl"
     """The format: jsonl (our records), llava, sharegpt, documents, captions, vqa, mimicit,
-    sparkles, preference, detection, grounding, pose, layout, language or words."""
+    sparkles, preference, detection, grounding, pose, layout, language, words or vlguard."""
 
     answers: Located | None = None
     """The second file of a format that has two: the annotations of VQA questions."""

@@ -12,6 +12,7 @@ from rich.table import Table
 
 import triptych
 from triptych.evaluation.metrics import normalise
+from triptych.evaluation.refusals import count_refusals
 from triptych.evaluation.runner import Evaluation, Outcome
 
 
@@ -28,6 +29,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "records": len(evaluation.records),
         **_scores(outcomes),
         **_answers(outcomes),
+        "refusals": count_refusals(outcomes),
         "by_category": {name: _scores(categories[name]) for name in sorted(categories)},
         "by_images": {name: _scores(images[name]) for name in sorted(images, key=int)},
         "options": evaluation.spec.model_dump(mode="json"),

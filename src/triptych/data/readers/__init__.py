@@ -27,6 +27,7 @@ from triptych.data.readers.preference import convert_preference
 from triptych.data.readers.sharegpt import convert_sharegpt
 from triptych.data.readers.sparkles import convert_sparkles
 from triptych.data.readers.tables import open_table
+from triptych.data.readers.vlguard import convert_vlguard, open_vlguard
 from triptych.data.readers.words import convert_words
 from triptych.data.schema import parse_record
 from triptych.errors import DataError
@@ -62,6 +63,7 @@ READERS: Mapping[str, Shape] = {
     "layout": Shape(convert_layout, open_objects),
     "language": Shape(convert_language),
     "words": Shape(convert_words),
+    "vlguard": Shape(convert_vlguard, open_vlguard),
 }
 
 
