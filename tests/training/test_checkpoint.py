@@ -8,6 +8,7 @@ from torch import nn
 from triptych.errors import CheckpointError
 from triptych.training import rng
 from triptych.training.checkpoint import (
+    FORMAT,
     Best,
     Progress,
     Window,
@@ -114,6 +115,6 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     state = save(tmp_path, 1) / "state.json"
-    state.write_text(state.read_text().replace('"format": 1', '"format": 9'))
+    state.write_text(state.read_text().replace(f'"format": {FORMAT}', '"format": 9'))
     with pytest.raises(CheckpointError, match="format 9"):
         latest_checkpoint(tmp_path)
