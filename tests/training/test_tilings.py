@@ -15,6 +15,7 @@ from triptych.data.spec import SourceSpec
 from triptych.errors import DataError, RecipeError
 from triptych.images.tiling import AnyresTiling, FixedTiling, GridTiling
 from triptych.inference.engine import load_engine
+from triptych.inference.sampling import SamplingSpec
 from triptych.model.build import load_pretrained, load_processor
 from triptych.model.spec import ModelSpec
 from triptych.model.tilings import learn_tilings, use_tiling, with_tiling
@@ -57,7 +58,8 @@ def test_each_stage_sees_its_own_tiles(tmp_path: Path) -> None:
     question = [
         {"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (40, 9))}]}
     ]
-    assert load_engine(run).respond([question])[0].prompt_tokens > processor.count(40, 9)
+    (said,) = load_engine(run).respond([question], SamplingSpec(max_new_tokens=2))
+    assert said.prompt_tokens > processor.count(40, 9)
 
 
 def test_a_run_over_two_tilings_is_resumed_exactly(
@@ -83,16 +85,19 @@ def test_cached_features_are_kept_for_each_tiling(tmp_path: Path) -> None:
 
 def test_a_stage_measures_only_its_own_sources(tmp_path: Path) -> None:
     """A source that is too long for one stage is no error if another one reads it."""
-    long = SourceSpec(path=data_spec(tmp_path / "data").sources["b"].path)
+    plain = data_spec(tmp_path / "data")
+    long = SourceSpec(path=plain.sources["b"].path)
     stages = (
         stage("short", steps=1, data={"a": 1}),
         stage("long", steps=1, data={"a": 0, "long": 1}, max_tokens=128),
     )
-    made = two_tilings(tmp_path, stages=stages)
-    shortest = {"sources": {**made.data.sources, "long": long}, "max_tokens": 60}
-    made = made.model_copy(update={"data": made.data.model_copy(update=shortest)})
+    made = two_tilings(
+        tmp_path,
+        stages=stages,
+        data={"sources": {"a": plain.sources["a"], "long": long}, "max_tokens": 60},
+    )
     lines = long.path.read_text().splitlines()
-    long.path.write_text("\n".join(line.replace("Colour?", "Colour? " * 20) for line in lines))
+    long.path.write_text("\n".join(line.replace("Colour?", "Colour? " * 10) for line in lines))
     run_recipe(made)
     both = tuple(one.model_copy(update={"data": None}) for one in stages)
     made = made.model_copy(update={"stages": both})
@@ -135,7 +140,9 @@ def test_learning_tilings_keeps_what_the_model_knows(tmp_path: Path) -> None:
 def test_a_run_starts_from_the_model_of_another(tmp_path: Path) -> None:
     first = run_recipe(recipe(tmp_path / "1", (stage(steps=2),)))
     second = recipe(tmp_path / "2", (stage(steps=1),), run={"start": first})
-    tiled = second.model.model_copy(update={"tiling": GridTiling(row_separator=True)})
+    tiled = second.model.model_copy(
+        update={"tiling": AnyresTiling(row_separator=True, grids=((1, 1), (1, 2)))}
+    )
     run_recipe(second.model_copy(update={"model": tiled}))
     trained = load_file(first / "model" / "model.safetensors")
     began = load_file(second.run.folder / "start" / "model.safetensors")
