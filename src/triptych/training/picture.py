@@ -40,7 +40,7 @@ def draw_loss(folder: Path) -> Path | None:
         points = [(e["step"], e["loss"]) for e in held_out if e["set"] == name]
         axes.plot(*zip(*points, strict=True), "o-", markersize=4, linewidth=1, label=name)
     _draw_stages(axes, train)
-    axes.set(xlabel="optimizer step", ylabel="loss per supervised token", title=folder.name)
+    axes.set(xlabel="optimizer step", ylabel="loss (of a token or pair)", title=folder.name)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -85,7 +85,8 @@ def check_new(folder: Path) -> None:
         CheckpointError: there are other files in it.
     """
     found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    taken = [name for name in found if name not in BEFORE_TRAINING and not name.startswith(".")]
+    passing = (".", "features-")
+    taken = [name for name in found if name not in BEFORE_TRAINING and not name.startswith(passing)]
     if taken:
         names = ", ".join(taken[:5])
         raise CheckpointError(
