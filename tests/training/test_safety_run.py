@@ -75,7 +75,7 @@ def test_a_model_learns_what_to_refuse(tmp_path: Path) -> None:
     tuned = first.model_copy(
         update={
             "stages": (
-                stage("safety", steps=60, train=train, learning_rate=5e-3, data={"safety": 1}),
+                stage("safety", steps=150, train=train, learning_rate=5e-3, data={"safety": 1}),
             ),
             "run": first.run.model_copy(update={"folder": tmp_path / "2", "start": before}),
         }
