@@ -52,3 +52,7 @@ class Squares:
         for _ in range(1 if what in ("half", "same") else 2):
             grey = 77 if what == "same" else 100 + rng.randrange(10_000) % 150
             yield Sample(f"{split}.jsonl", asked(album.add(square(grey)), str(grey)))
+
+
+def seeded(seed: int) -> random.Random:
+    return random.Random(seed)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from triptych.cli import build_ocr, build_pictures
 from triptych.cli.build_options import print_manifest
 from triptych.errors import DataError
 from triptych.synth import safety
@@ -137,4 +138,4 @@ def _assemble(*parts: typer.Typer) -> typer.Typer:
     return whole
 
 
-app = _assemble(own)
+app = _assemble(own, build_ocr.app, build_pictures.app)

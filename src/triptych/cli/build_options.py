@@ -98,3 +98,20 @@ def print_manifest(name: str, out: Path, manifest: Manifest) -> None:
         typer.echo(f"{manifest.size / MEGABYTE:.1f} MB")
     if manifest.quarantined:
         typer.echo(f"{manifest.quarantined} things left out: {out / QUARANTINE} says why")
+
+
+def numbers(option: str, text: str, least: int, most: int) -> tuple[int, ...]:
+    """Whole numbers with commas between them.
+
+    Raises:
+        DataError: they are not that, or out of their range.
+    """
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(least <= one <= most for one in found):
+        raise DataError(
+            f"{option} {text}: expected numbers from {least} to {most}, such as 448,896"
+        )
+    return found

@@ -73,15 +73,27 @@ class Album:
         image.save(self.root / name, **OPTIONS[suffix])
         return ImagePart(name, self.root)
 
-    def add_file(self, path: Path) -> ImagePart:
+    def add_file(self, path: Path, *, link: bool = False) -> ImagePart:
         """Copy an image file as it is.
+
+        Args:
+            path: the file.
+            link: make a hard link where the disk allows it: for files that nobody edits, such as
+                those of another data set.
 
         Raises:
             ImageError: it is missing, damaged, or no image.
         """
         found = content_hash(open_image(path))
         if found not in self._names:
-            shutil.copyfile(path, self.root / self._name(found, path.suffix[1:].lower()))
+            target = self.root / self._name(found, path.suffix[1:].lower())
+            try:
+                if link:
+                    target.hardlink_to(path)
+            except OSError:
+                link = False
+            if not link:
+                shutil.copyfile(path, target)
         return ImagePart(self._names[found], self.root)
 
     def reject(self, where: str, reason: str) -> None:

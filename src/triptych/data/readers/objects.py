@@ -135,7 +135,7 @@ class CocoObjects:
 
     def _object(self, item: Mapping[str, Any], where: str) -> dict[str, object]:
         plain: dict[str, object] = {"label": self.labels.get(item.get("category_id"))}
-        box, points = item.get("bbox"), item.get("keypoints")
+        box, points, parts = item.get("bbox"), item.get("keypoints"), item.get("segmentation")
         if isinstance(box, list):
             x, y, width, height = _numbers(box, 4, where)
             plain["box"] = [x, y, x + width, y + height]
@@ -143,6 +143,10 @@ class CocoObjects:
             flat = _numbers(points, len(points) // 3 * 3, where)
             triples = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
             plain["points"] = [[x, y] for x, y, visible in triples if visible]
+        # A thing in several parts is known by its box alone.
+        if isinstance(parts, list) and len(parts) == 1 and isinstance(parts[0], list):
+            flat = _numbers(parts[0], len(parts[0]) // 2 * 2, where)
+            plain["polygon"] = [list(pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
         return plain
 
 

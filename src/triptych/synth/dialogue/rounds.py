@@ -140,14 +140,25 @@ def converse(
     questions: Mapping[int, Sequence[Question]],
     style: Style,
     rng: random.Random,
+    due: Mapping[int, int] | None = None,
 ) -> Conversation:
-    """Plan the rounds over ``images``; a round asks about an image that has already arrived."""
+    """Plan the rounds over ``images``; a round asks about an image that has already arrived.
+
+    Args:
+        images: numbers of the images in the order in which they arrive.
+        questions: what can be asked about each.
+        style: how many questions about an image, and how many rounds, at most.
+        rng: draws everything.
+        due: the round in which each image arrives, counted from 0, by its place from 1; drawn as
+            the style says where it is not given.
+    """
     asked: list[tuple[int, Question]] = []
     for number, image in enumerate(images, 1):
         mine = rng.sample(questions[image], min(style.rounds_per_image, len(questions[image])))
         asked += [(number, question) for question in mine]
     rng.shuffle(asked)
-    due = _due_rounds(len(images), style, rng)
+    if due is None:
+        due = _due_rounds(len(images), style, rng)
     here: set[int] = set()
     rounds: list[Round] = []
     while asked and len(rounds) < style.rounds:

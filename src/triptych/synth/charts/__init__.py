@@ -1,0 +1,1 @@
+"""Builders of charts, and of questions whose answers stand in them."""
