@@ -83,7 +83,7 @@ def test_what_cannot_be_built_is_explained(
 
 def test_the_verb_builds_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["data", "build", "codes", "--out", str(tmp_path / "c"), "--train", "8"]
-    command += ["--test", "4", "--heights", "8,12", "--alphabet", "0123456789"]
+    command += ["--test", "4", "--workers", "1", "--heights", "8,12", "--alphabet", "0123456789"]
     assert main(command) == 0
     assert "train.jsonl" in capsys.readouterr().out
     before = (tmp_path / "c" / "build.json").stat().st_mtime_ns

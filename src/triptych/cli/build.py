@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from triptych.cli import build_ocr, build_pictures
-from triptych.cli.build_options import print_manifest
+from triptych.cli.build_options import Ray, Replace, Workers, print_manifest, run_builder
 from triptych.errors import DataError
 from triptych.synth import safety
 from triptych.synth.dialogue import easy_vqa
@@ -82,14 +82,13 @@ def build_codes(
     ] = ",".join(map(str, CODES.heights)),
     length: Annotated[int, typer.Option(min=1, help="Characters of a code.")] = CODES.length,
     alphabet: Annotated[str, typer.Option(help="What codes are made of.")] = CODES.alphabet,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a folder built with other options.")
-    ] = False,
+    workers: Workers = None,
+    ray: Ray = False,
+    replace: Replace = False,
 ) -> None:
     """Pages with one random code each, printed at several heights, and held-out pages."""
     plan = codes.Plan(seed, train, test, page, _heights(heights), length, alphabet)
-    files = codes.build(out, plan, replace_other=replace)
-    print_manifest("codes", out, Manifest({}, files))
+    run_builder(codes.Codes(plan), out, workers=workers, ray=ray, replace=replace)
 
 
 @own.command("safety")

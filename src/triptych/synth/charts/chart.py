@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -106,7 +107,7 @@ def draw_chart(chart: Chart) -> tuple[Image.Image, list[str]]:
     dots = 100
     # Sizes of print are points: 72 to the inch.
     size = chart.print_size * 72 / dots
-    figure = Figure(figsize=tuple(side / dots for side in chart.size), dpi=dots, layout="tight")
+    figure = Figure(figsize=(chart.size[0] / dots, chart.size[1] / dots), dpi=dots, layout="tight")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     steps = np.arange(len(chart.places))
@@ -122,11 +123,12 @@ def draw_chart(chart: Chart) -> tuple[Image.Image, list[str]]:
             drawn = axes.barh(offset, values, width, color=colour, label=name)
         if chart.printed:
             axes.bar_label(drawn, fmt=write_value, fontsize=size)
-    value_axis, name_axis = axes.yaxis, axes.xaxis
-    if chart.kind == "rows":
-        value_axis, name_axis = name_axis, value_axis
+    along = chart.kind == "rows"
+    value_axis: Axis = axes.xaxis if along else axes.yaxis
+    name_axis: Axis = axes.yaxis if along else axes.xaxis
+    if along:
         axes.invert_yaxis()
-    turned = 0 if chart.kind == "rows" else 30
+    turned = 0 if along else 30
     name_axis.set_ticks(steps, labels=chart.places, rotation=turned, fontsize=size)
     value_axis.set_tick_params(labelsize=size)
     value_axis.set_label_text(chart.unit, fontsize=size)

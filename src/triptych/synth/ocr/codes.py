@@ -7,10 +7,10 @@ on a training page. The category of a record is the height of its print, so that
 height.
 """
 
-import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import matplotlib
@@ -18,10 +18,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from triptych.data.schema import ImagePart, Message, Record, TextPart
 from triptych.errors import DataError
-from triptych.synth.files import new_folder, read_manifest, write_records
+from triptych.synth import pipeline
+from triptych.synth.album import Album, Sample
 
 SOURCE = "codes"
-VERSION = 1
+LICENSE = "Apache-2.0"
+PORTION = 200
+VERSION = 2
 """Raised when the same plan makes other files, so that a folder built before is built anew."""
 ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 """Digits and capitals without those that look alike (0 and O, 1 and I)."""
@@ -103,11 +106,47 @@ def to_record(page: Page, image: str) -> Record:
     """
     user = Message("user", (ImagePart(image), TextPart(page.question)))
     answer = Message("assistant", (TextPart(page.code),), category=f"{page.height} px")
-    return Record((user, answer), source=SOURCE)
+    return Record((user, answer), source=SOURCE, license=LICENSE, metadata={"height": page.height})
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The builder."""
+
+    plan: Plan
+    name: str = SOURCE
+
+    @property
+    def seed(self) -> int:
+        """Of the training pages."""
+        return self.plan.seed
+
+    def describe(self) -> Mapping[str, object]:
+        """All that decides what is made."""
+        return {"version": VERSION, **asdict(self.plan)}
+
+    def items(self) -> Sequence[str]:
+        """Portions of the pages of each split.
+
+        Raises:
+            DataError: there are fewer codes than pages, or a print fits on no page.
+        """
+        return [
+            f"{split}/{start}"
+            for split in ("train", "test")
+            for start in range(0, len(list(pages(self.plan, split))), PORTION)
+        ]
+
+    def make(self, item: str, album: Album, rng: random.Random) -> Iterator[Sample]:
+        """Print the pages of a portion."""
+        split, _, start = item.partition("/")
+        for page in islice(pages(self.plan, split), int(start), int(start) + PORTION):
+            image = album.add(draw(page))
+            yield Sample(f"{split}.jsonl", to_record(page, str(image.image)))
 
 
 def build(out: Path, plan: Plan, *, replace_other: bool = False) -> dict[str, int]:
-    """Write pages and records; returns the number of records of each file.
+    """Write pages and records in this process; returns the number of records of each file.
 
     A folder that was built from an equal plan is left as it is.
 
@@ -115,24 +154,7 @@ def build(out: Path, plan: Plan, *, replace_other: bool = False) -> dict[str, in
         DataError: ``out`` holds something else, there are fewer codes than pages, or a print fits
             on no page.
     """
-    described = json.loads(json.dumps(asdict(plan)))
-    plain = {"source": SOURCE, "version": VERSION, **described}
-    built = read_manifest(out)
-    if built is not None and built.plan == plain:
-        return built.files
-    with new_folder(out, plain, replace=replace_other) as (folder, counts):
-        (folder / "images").mkdir()
-        for split in ("train", "test"):
-            records = _write_pages(folder, split, pages(plan, split))
-            counts[f"{split}.jsonl"] = write_records(folder / f"{split}.jsonl", records, SOURCE)
-    return counts
-
-
-def _write_pages(folder: Path, split: str, made: Iterator[Page]) -> Iterator[Record]:
-    for number, page in enumerate(made):
-        name = f"images/{split}-{number:05d}.png"
-        draw(page).save(folder / name)
-        yield to_record(page, name)
+    return pipeline.build(Codes(plan), out, replace_other=replace_other).manifest.files
 
 
 def _codes(plan: Plan, count: int, name: str, taken: frozenset[str]) -> list[str]:

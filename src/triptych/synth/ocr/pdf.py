@@ -135,7 +135,9 @@ class PdfFile:
             DataError: the page cannot be rendered.
         """
         with self._page(number) as page:
-            return page.render(scale=side / max(page.get_size())).to_pil().convert("RGB")
+            shown = page.render(scale=side / max(page.get_size())).to_pil()
+            picture: Image.Image = shown.convert("RGB")
+            return picture
 
     @contextmanager
     def _page(self, number: int) -> Iterator["PdfPage"]:
