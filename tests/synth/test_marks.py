@@ -71,7 +71,8 @@ def test_answers_are_true_of_the_picture(seed: int) -> None:
             (true,) = (sides[side] for side in sides if side in one.question)
             assert one.answer == ("yes" if true else "no")
         elif one.category == "direction":
-            (ax, ay), (bx, by) = (centres[n] for n in numbers)
+            turned = one.question.startswith("In which direction from")
+            (ax, ay), (bx, by) = (centres[n] for n in (numbers[::-1] if turned else numbers))
             assert ("left" in one.answer) <= (ax < bx)
             assert ("right" in one.answer) <= (ax > bx)
             assert ("above" in one.answer) <= (ay < by)
