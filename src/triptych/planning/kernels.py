@@ -58,17 +58,17 @@ class DeviceKernels(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
-        kwargs = dict(kwargs or {})
+        named: dict[str, Any] = dict(kwargs or {})
         if self._half and func in _HALVED and not _has_positions(args):
-            args, kwargs = tree_map(self._halve, (args, kwargs))
+            args, named = tree_map(self._halve, (args, named))
         elif self._half and self._gpu and func in _WIDENED:
-            args, kwargs = tree_map(_widen, (args, kwargs))
+            args, named = tree_map(_widen, (args, named))
         if func is F.scaled_dot_product_attention:
-            return _attend(*args, **kwargs)
+            return _attend(*args, **named)
         if func is torch.tensor:
             # Counts and sizes, which are read for their values.
-            kwargs["device"] = "cpu"
-        return func(*args, **kwargs)
+            named["device"] = "cpu"
+        return func(*args, **named)
 
     def _halve(self, value: object) -> object:
         if not (isinstance(value, Tensor) and value.is_meta and value.dtype == torch.float32):
@@ -107,8 +107,9 @@ def _has_positions(args: tuple[Any, ...]) -> bool:
 
 
 def _widen(value: object) -> object:
-    half = isinstance(value, Tensor) and value.is_meta and value.dtype == torch.bfloat16
-    return value.float() if half else value
+    if isinstance(value, Tensor) and value.is_meta and value.dtype == torch.bfloat16:
+        return value.float()
+    return value
 
 
 def _attend(

@@ -100,20 +100,20 @@ class StepRecorder(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
-        kwargs = dict(kwargs or {})
+        named: dict[str, Any] = dict(kwargs or {})
         packet = func.overloadpacket
         if packet is _ATEN._local_scalar_dense and args[0].is_meta and args[0].dtype == torch.bool:
             return True
-        args, kwargs = _on_one_device(packet, args, kwargs)
+        args, named = _on_one_device(packet, args, named)
         if packet is _ATEN._grouped_mm and args[0].is_meta:
-            offsets = kwargs["offs"] if "offs" in kwargs else args[2]
+            offsets = named["offs"] if "offs" in named else args[2]
             out: object = _grouped(args[0], args[1], offsets)
             self._count(2 * args[0].numel() * args[1].shape[-1])
         else:
-            out = func(*args, **kwargs)
+            out = func(*args, **named)
             formula = flop_registry.get(_FORMULAS.get(packet, packet))
             if formula is not None:
-                self._count(formula(*args, **kwargs, out_val=out))
+                self._count(formula(*args, **named, out_val=out))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and tensor.is_meta:
                 self._add(tensor)
