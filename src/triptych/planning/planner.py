@@ -52,11 +52,17 @@ class Planner:
         Raises:
             ContextError: the sample is longer than the recipe allows.
         """
-        data = self._recipe.data
-        workload = measure(self._setting.blueprint, self._sample, data.max_tokens)
-        rows = workload.rows(data)
-        batches = max(self._gpus, data.batch.per_step)
-        costs = self._cost(stage, workload, rows)
+        data, own = self._recipe.data, dict(stage)  # what a stage may have of its own
+        setting = self._setting.with_tiling(own.get("tiling"))
+        batch = own.get("batch") or data.batch
+        workload = measure(
+            setting.blueprint, self._sample, own.get("max_tokens") or data.max_tokens
+        )
+        rows = workload.rows(batch)
+        batches = max(self._gpus, batch.per_step)
+        objective = own.get("objective")
+        answers = 2 if objective is not None and objective.kind == "dpo" else 1
+        costs = self._cost(setting, stage, workload, answers * rows)
         parts = self._setting.begin(self._model, stage)
         trains = {part.name: part.training for part in parts if part.training}
         stock = take_stock(self._model)

@@ -6,7 +6,7 @@ gradients, have four bytes.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 from torch import nn
 
@@ -148,9 +148,14 @@ def engine_name(parallel: ParallelSpec, gpus: int) -> EngineName:
 
     ``triptych train --processes`` takes ddp where a recipe names no engine of several processes.
     """
-    if parallel.engine == "single":
+    given = parallel.model_dump()
+    name = str(given["engine"])
+    if name == "single":
         return "single" if gpus == 1 else "ddp"
-    return parallel.engine
+    if name == "deepspeed":
+        name = f"zero{given['zero']}"
+    away = given.get("offload", "none") != "none"
+    return cast(EngineName, f"{name}+offload" if away else name)
 
 
 def memory(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from triptych.data.spec import DataSpec
+from triptych.data.spec import BatchSpec
 from triptych.errors import ContextError, RecipeError
 from triptych.fusion import CrossFusion
 from triptych.images.count import image_tokens, sequence_tokens
@@ -60,9 +60,8 @@ class Workload:
         """Tiles that are encoded."""
         return sum(plan.tiles for plan in self.plans)
 
-    def rows(self, data: DataSpec) -> int:
-        """Samples of a micro-batch within the budgets of the recipe, at least one."""
-        batch = data.batch
+    def rows(self, batch: BatchSpec) -> int:
+        """Samples of a micro-batch within its budgets, at least one."""
         bounds = [batch.tokens // self.tokens]
         if self.tiles:
             bounds.append(batch.tiles // self.tiles)
