@@ -1,5 +1,6 @@
 """Plans the stages of a recipe one after the other, as a run would go through them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from triptych.data.corpus import open_sources
@@ -13,7 +14,7 @@ from triptych.planning.step import Setting, encoding_cost, step_costs
 from triptych.planning.workload import Sample, Workload, measure
 from triptych.recipe import Recipe
 from triptych.training.parts import end_stage, stage_parts
-from triptych.training.stages import StageSpec
+from triptych.training.stages import StageSpec, tilings_of
 
 
 class Planner:
@@ -35,6 +36,9 @@ class Planner:
         sample: Sample,
         samples: int | None,
     ) -> None:
+        others = tuple(dict.fromkeys(tilings_of(recipe.stages)))
+        panels = blueprint.panels.model_copy(update={"other_tilings": others})
+        blueprint = replace(blueprint, panels=panels)
         self._setting = Setting(blueprint, recipe.stages, recipe.run, hardware.is_gpu)
         self._recipe, self._gpus = recipe, hardware.gpus
         self._sample, self._samples = sample, samples
@@ -52,16 +56,13 @@ class Planner:
         Raises:
             ContextError: the sample is longer than the recipe allows.
         """
-        data, own = self._recipe.data, dict(stage)  # what a stage may have of its own
-        setting = self._setting.with_tiling(own.get("tiling"))
-        batch = own.get("batch") or data.batch
-        workload = measure(
-            setting.blueprint, self._sample, own.get("max_tokens") or data.max_tokens
-        )
+        data, setting = self._recipe.data, self._setting.with_tiling(stage.tiling)
+        batch = stage.batch or data.batch
+        limit = stage.max_tokens or data.max_tokens
+        workload = measure(setting.blueprint, self._sample, limit)
         rows = workload.rows(batch)
         batches = max(self._gpus, batch.per_step)
-        objective = own.get("objective")
-        answers = 2 if objective is not None and objective.kind == "dpo" else 1
+        answers = 2 if stage.learns_pairs else 1
         costs = self._cost(setting, stage, workload, answers * rows)
         parts = self._setting.begin(self._model, stage)
         trains = {part.name: part.training for part in parts if part.training}
@@ -81,7 +82,9 @@ class Planner:
             accumulates=batches > self._gpus,
         )
 
-    def _cost(self, stage: StageSpec, workload: Workload, rows: int) -> tuple[StepCost, StepCost]:
+    def _cost(
+        self, setting: Setting, stage: StageSpec, workload: Workload, rows: int
+    ) -> tuple[StepCost, StepCost]:
         """Costs of ``rows`` samples and of twice as many; stages that train the same share them."""
         key = f"{stage.train.model_dump_json()} {workload.tokens} {workload.tiles} {rows}"
         if key not in self._costs:
@@ -89,7 +92,7 @@ class Planner:
             if apart and self._tile is None:
                 self._tile = encoding_cost(self._setting, self._model)
             tile = self._tile if apart else None
-            one, two = step_costs(self._setting, stage, workload, (rows, 2 * rows), tile)
+            one, two = step_costs(setting, stage, workload, (rows, 2 * rows), tile)
             self._costs[key] = (one, two)
         return self._costs[key]
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from triptych.images.tiling import TilingSpec
 from triptych.language.layers import decoder_layers
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.planning.blueprint import Blueprint
@@ -46,6 +47,13 @@ class Setting:
     def tile_size(self) -> int:
         """Side of a tile in pixels."""
         return self.blueprint.panels.tile_size
+
+    def with_tiling(self, tiling: TilingSpec | None) -> "Setting":
+        """The same with another tiling, where one is given."""
+        if tiling is None:
+            return self
+        panels = self.blueprint.panels.model_copy(update={"tiling": tiling})
+        return replace(self, blueprint=replace(self.blueprint, panels=panels))
 
     def prepare(
         self, stage: StageSpec, layers: int | None = None

@@ -184,7 +184,8 @@ class StageSpec(Spec):
         objective, train = self.objective, self.train
         if not isinstance(objective, DpoObjective) or objective.reference != "adapter_off":
             return self
-        others = train.connector.train or train.new_tokens.train or train.trains_towers
+        others = train.connector.train or train.new_tokens.train or train.embeddings.train
+        others = others or train.trains_towers
         if train.language.mode != "lora" or others:
             raise ValueError(
                 f"stage '{self.name}': with reference 'adapter_off' the reference is the model "
