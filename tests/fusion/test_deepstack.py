@@ -76,7 +76,7 @@ def test_a_padded_overview_is_magnified_with_its_padding() -> None:
 
 def test_a_group_is_added_where_it_stands() -> None:
     stacks = torch.arange(24.0).view(1, 2, 3, 4)
-    inputs = StackInputs(stacks)
+    inputs = StackInputs(stacks.unbind(1))
     hidden = torch.ones(1, 3, 4)
     assert torch.equal(AddGroup(1)(hidden, inputs, 5), 1 + stacks[:, 1])
     assert torch.equal(hidden, torch.ones(1, 3, 4)), "not in place"

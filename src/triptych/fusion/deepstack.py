@@ -162,11 +162,12 @@ class StackInputs:
     """What one forward pass hands to the layers.
 
     Attributes:
-        stacks: (B, G, S, D), zeros wherever no visual token stands.
+        groups: G times (B, S, D), zeros wherever no visual token stands. Apart from each other, so
+            that no gradient of one is spread over all.
         reached: the decoder layers that this object came to; written by the layers.
     """
 
-    stacks: Tensor
+    groups: tuple[Tensor, ...]
     reached: set[int] = field(default_factory=set)
 
 
@@ -179,4 +180,4 @@ class AddGroup(nn.Module):
 
     def forward(self, hidden: Tensor, inputs: StackInputs, layer: int) -> Tensor:
         """Hidden states (B, S, D) in, (B, S, D) out, on the way to decoder layer ``layer``."""
-        return hidden + inputs.stacks[:, self.group].to(hidden.dtype)
+        return hidden + inputs.groups[self.group].to(hidden.dtype)

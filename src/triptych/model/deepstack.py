@@ -51,7 +51,7 @@ class StackArguments:
                 f"stacks are {tuple(stacks.shape)} (batch, groups, tokens, width), but the tokens "
                 f"given need {expected}; cut them where the embeddings are cut"
             )
-        return {ARGUMENT: StackInputs(stacks)}
+        return {ARGUMENT: StackInputs(stacks.unbind(1))}
 
     def check(self, arguments: dict[str, Any]) -> None:
         """Make sure after a pass that every group has been added.
