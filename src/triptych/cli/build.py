@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from triptych.cli import build_ocr, build_pictures
+from triptych.cli import (
+    build_drawings,
+    build_manuals,
+    build_maps,
+    build_ocr,
+    build_pictures,
+    build_words,
+)
 from triptych.cli.build_options import Ray, Replace, Workers, print_manifest, run_builder
 from triptych.errors import DataError
 from triptych.synth import safety
@@ -137,4 +144,12 @@ def _assemble(*parts: typer.Typer) -> typer.Typer:
     return whole
 
 
-app = _assemble(own, build_ocr.app, build_pictures.app)
+app = _assemble(
+    own,
+    build_ocr.app,
+    build_pictures.app,
+    build_drawings.app,
+    build_maps.app,
+    build_manuals.app,
+    build_words.app,
+)

@@ -1,0 +1,1 @@
+"""Pictures of single things: emoji and clip art, with questions about them."""

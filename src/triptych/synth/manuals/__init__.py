@@ -1,0 +1,1 @@
+"""Interleaved documents from HTML manuals."""
