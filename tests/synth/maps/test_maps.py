@@ -22,8 +22,8 @@ from triptych.synth.pipeline import build
 SIZE = (240, 180)
 
 
-def write_atlas(folder: Path, rows: int = 8, columns: int = 12) -> None:
-    """A world of 12 x 8 square countries that share their arcs; one of them has a hole."""
+def write_atlas(folder: Path, rows: int = 5, columns: int = 6) -> None:
+    """A part of the world: 6 x 5 countries that share their arcs; one of them has a hole."""
     arcs: list[list[list[int]]] = []
     geometries = []
     for row in range(rows):
@@ -146,7 +146,7 @@ def test_pixels_belong_to_the_country_that_lies_there(packages: tuple[Path, Path
 def test_every_country_is_in_one_cell_and_on_one_side(packages: tuple[Path, Path]) -> None:
     atlas = load_atlas(packages[0])
     numbers = [number for cell in atlas.cells.values() for number in cell]
-    assert sorted(numbers) == list(range(97))
+    assert sorted(numbers) == list(range(31))
     out = atlas.held_out(0.3)
     assert atlas.labels_of(out).isdisjoint(atlas.labels_of(frozenset(atlas.cells) - out))
 
@@ -208,10 +208,13 @@ def test_splits_share_no_region_and_no_picture(built: Path) -> None:
     for name, records in files.items():
         for record in records:
             regions[name].update(region for region, _ in marks(record))
-            pictures[name].add(content_hash(open_image(str(record.images[0].location))))
+            pictures[name].add(str(record.images[0].location))
+    hashes = {
+        name: {content_hash(open_image(path)) for path in paths} for name, paths in pictures.items()
+    }
     assert regions["test.jsonl"].isdisjoint(regions["train.jsonl"] | regions["test-view.jsonl"])
     assert regions["test-view.jsonl"] <= regions["train.jsonl"]
-    assert pictures["train.jsonl"].isdisjoint(pictures["test.jsonl"] | pictures["test-view.jsonl"])
+    assert hashes["train.jsonl"].isdisjoint(hashes["test.jsonl"] | hashes["test-view.jsonl"])
     kinds = {n: {r.messages[-1].category for r in records} for n, records in files.items()}
     assert {"name", "mark of name", "capital"} <= kinds["train.jsonl"]
     assert {"name", "mark of name", "capital"}.isdisjoint(kinds["test.jsonl"])

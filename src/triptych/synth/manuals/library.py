@@ -132,8 +132,10 @@ def open_library(root: Path, without: frozenset[str]) -> Library:
     Raises:
         DataError: there is no page.
     """
-    paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*.html"))}
-    shown = {page: list(_pictures(paths[page], root)) for page in paths if page not in without}
+    files = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*.html"))}
+    shown = {
+        page: list(_pictures(file, root)) for page, file in files.items() if page not in without
+    }
     if not shown:
         raise DataError(f"{root}: no HTML page in it; this is another package")
     prints = {path: _print(path) for paths in shown.values() for path in paths}

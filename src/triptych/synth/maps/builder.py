@@ -18,6 +18,7 @@ from triptych.synth.album import Album, Sample
 from triptych.synth.maps.atlas import FILE, load_atlas
 from triptych.synth.maps.chart import (
     COLOURS,
+    LEAST_AREA,
     Region,
     draw_marks,
     find_borders,
@@ -173,7 +174,12 @@ class Source:
 
 def _found(labels: NDArray[np.uint8], names: Mapping[int, tuple[str, str | None]]) -> list[Region]:
     """The regions among ``names`` (name and capital by label) that can be marked."""
-    found = (find_region(labels, label, *named) for label, named in names.items())
+    areas = np.bincount(labels.ravel(), minlength=256)
+    found = (
+        find_region(labels, label, *named)
+        for label, named in names.items()
+        if areas[label] >= LEAST_AREA
+    )
     return [one for one in found if one is not None]
 
 
