@@ -1,4 +1,4 @@
-"""`triptych data build drawings`: questions about emoji and clip art."""
+"""`triptych data build drawings` and `pasted`: emoji and clip art, asked about and marked."""
 
 from typing import Annotated
 
@@ -17,7 +17,10 @@ from triptych.cli.build_options import (
     print_packages,
     run_builder,
 )
+from triptych.synth.drawings import pasted
 from triptych.synth.drawings.builder import Drawings, open_packages, packages
+from triptych.synth.drawings.pasted import Pasted
+from triptych.synth.marks.grounds import WALLPAPERS
 
 DEFAULT = Drawings(())
 
@@ -55,4 +58,33 @@ def build_drawings(
     print_packages(packages(copyleft=copyleft), shelf)
     folders = open_packages(shelf, copyleft=copyleft)
     builder = Drawings(folders, seed, size, share, scenes, test_scenes, limit)
+    run_builder(builder, out, workers=workers, ray=ray, replace=replace)
+
+
+@app.command("pasted")
+def build_pasted(
+    out: Out,
+    seed: Seed = pasted.DEFAULT.seed,
+    size: Annotated[
+        int, typer.Option(min=64, max=2048, help="Side of a picture in pixels.")
+    ] = pasted.DEFAULT.size,
+    share: Annotated[
+        float, typer.Option(min=0.01, max=0.9, help="Share of concepts and wallpapers held out.")
+    ] = pasted.DEFAULT.share,
+    train: Annotated[int, typer.Option(min=1, help="Training pictures.")] = pasted.DEFAULT.train,
+    test: Annotated[int, typer.Option(min=1, help="Held-out pictures.")] = pasted.DEFAULT.test,
+    copyleft: Copyleft = False,
+    workers: Workers = None,
+    ray: Ray = False,
+    cache: Cache = None,
+    source: Source = None,
+    replace: Replace = False,
+) -> None:
+    """Set-of-Mark on drawings that are pasted on a ground; unseen concepts are held out."""
+    shelf = make_shelf(cache, source)
+    used = packages(copyleft=copyleft)
+    print_packages([*used, WALLPAPERS] if copyleft else used, shelf)
+    wallpapers = shelf.open(WALLPAPERS) if copyleft else None
+    folders = open_packages(shelf, copyleft=copyleft)
+    builder = Pasted(folders, wallpapers, seed, size, share, train, test)
     run_builder(builder, out, workers=workers, ray=ray, replace=replace)

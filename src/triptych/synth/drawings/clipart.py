@@ -48,6 +48,7 @@ WORD = re.compile(r"[a-z]+")
 NOISE = re.compile(r"\(.*?\)|^clipart by .*? - |[_\-,.#!&]|\d+", re.IGNORECASE)
 LONGEST = 4
 """Words of a title."""
+ARTICLES = frozenset({"a", "an", "the", "some"})
 
 
 class _Metadata(HTMLParser):
@@ -156,7 +157,7 @@ def _name(
     title: str, name: str, evidence: list[str], package: Package, wordnet: WordNet
 ) -> Drawing | str:
     """A drawing without art from what is written about it, or why the title is of no use."""
-    words = [word for word in WORD.findall(title) if len(word) > 1]
+    words = [word for word in WORD.findall(title) if len(word) > 1 and word not in ARTICLES]
     if not words or len(words) > LONGEST:
         return f"no usable title: {title!r}"
     if not all(wordnet.is_word(word) for word in words):
