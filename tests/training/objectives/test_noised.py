@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from tests.training.tiny import recipe, stage
 
 from triptych.cli.main import main
 from triptych.data.readers import open_reader
-from triptych.inference.engine import load_engine
+from triptych.images.decode import open_image
 from triptych.training.objectives.noised import kept_signal, noise_image, reject_noised
 
 
@@ -27,23 +28,43 @@ def test_noise_grows_with_the_step() -> None:
     assert not np.array_equal(noise_image(image, 500, 3), noise_image(image, 500, 4))
 
 
+class Says:
+    """An engine that gives the same answers in turn, and keeps what it was asked."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers, self.prompts = answers, []  # type: ignore[var-annotated]
+
+    def answer(self, prompts: list[Any], _: Any) -> list[str]:
+        self.prompts += prompts
+        return [self.answers[k % len(self.answers)] for k in range(len(prompts))]
+
+
 def test_the_models_own_answers_to_noise_are_rejected(tmp_path: Path) -> None:
-    run = run_recipe(recipe(tmp_path, (stage(steps=12, train={"language": "full"}),)))
     path = write_pairs(tmp_path / "data")
-    reader, engine = open_reader(path), load_engine(run)
+    reader = open_reader(path)
     records = [reader[index] for index in range(len(reader))]
-    found = list(reject_noised(engine, records, step=900, max_new_tokens=4))
-    assert 0 < len(found) <= sum(bool(one.images) for one in records)
-    for one in found:
-        assert one.images
-        assert one.rejected not in ("", one.chosen)
-        assert one.chosen == next(r for r in records if r.where == one.where).chosen
-    out = tmp_path / "noised" / "pairs.jsonl"
-    asked = ["--step", "900", "--max-new-tokens", "4"]
-    assert main(["data", "noised", str(run), str(path), str(out), *asked]) == 0
-    again = open_reader(out)
-    assert [again[k].rejected for k in range(len(again))] == [one.rejected for one in found]
-    stages = (stage("dpo", steps=2, objective={"kind": "dpo"}, train={"language": "full"}),)
-    tuned = recipe(tmp_path / "2", stages, run={"start": run})
-    source = {"noised": tuned.data.sources["a"].model_copy(update={"path": out})}
-    run_recipe(tuned.model_copy(update={"data": tuned.data.model_copy(update={"sources": source})}))
+    engine = Says("red", " mauve ", "")
+    found = list(reject_noised(engine, records, step=900))  # type: ignore[arg-type]
+    asked = [one for one in records if one.images]
+    assert len(engine.prompts) == len(asked) < len(records)
+    expected = [
+        (one.where, one.chosen, ("red", "mauve", "")[k % 3])
+        for k, one in enumerate(asked)
+        if ("red", "mauve", "")[k % 3] not in ("", one.chosen)
+    ]
+    assert [(one.where, one.chosen, one.rejected) for one in found] == expected
+    shown = engine.prompts[0][0]["content"][0]["image"]
+    clean = open_image(asked[0].images[0].location)
+    assert np.abs(np.asarray(shown, dtype=float) - np.asarray(clean, dtype=float)).mean() > 40
+    assert engine.prompts[0][-1]["content"][1]["text"] == asked[0].messages[-1].text
+
+
+def test_a_model_without_answers_leaves_no_preference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After so few steps the model says nothing at all."""
+    run = run_recipe(recipe(tmp_path, (stage(steps=12, train={"language": "full"}),)))
+    path, out = write_pairs(tmp_path / "data"), tmp_path / "noised" / "pairs.jsonl"
+    assert main(["data", "noised", str(run), str(path), str(out), "--max-new-tokens", "4"]) == 2
+    assert "no preference is left" in capsys.readouterr().err
+    assert not out.exists()
