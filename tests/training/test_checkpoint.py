@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from triptych.errors import CheckpointError
-from triptych.training import rng
 from triptych.training.checkpoint import (
     FORMAT,
     Best,
@@ -15,8 +14,9 @@ from triptych.training.checkpoint import (
     latest_checkpoint,
     prune,
     read_checkpoint,
-    save_checkpoint,
 )
+from triptych.training.engines.single import SingleEngine
+from triptych.training.saving import Saver
 
 
 def trained_model(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -38,7 +38,10 @@ def save(folder: Path, step: int, best: Best | None = None) -> Path:
         best=best,
         window=Window(steps=1, loss=0.1 + 0.2),
     )
-    return save_checkpoint(folder, progress, model, optimizer, [rng.capture()])
+    saver = Saver(folder, SingleEngine(), keep=99)
+    saver.save(progress, model, optimizer)
+    saver.close()
+    return folder / f"step-{step:08d}"
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -48,7 +51,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     other, other_optimizer = trained_model(seed=1)
     checkpoint = read_checkpoint(folder)
     checkpoint.load_weights(other)
-    checkpoint.load_optimizer(other, other_optimizer)
+    checkpoint.load_optimizer(other, other_optimizer, SingleEngine())
     checkpoint.restore_rng(0)
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(other[1].weight, model[1].weight)  # type: ignore[index,union-attr]

@@ -149,6 +149,9 @@ def test_the_command_line_trains_resumes_and_refuses(
     assert "--resume" in capsys.readouterr().err
     assert main(["train", "--resume", str(run)]) == 0
     assert [entry["step"] for entry in entries(run)] == [1, 2]
+    assert main(["train", "--resume", str(run), "parallel.timeout_minutes=5"]) == 0
+    assert main(["train", "--resume", str(run), "run.seed=6"]) == 2
+    assert "but those of parallel" in capsys.readouterr().err
     assert main(["train", "--resume", str(tmp_path / "nowhere")]) == 2
     assert main(["train"]) == 2
     assert main(["train", str(file), "--resume", str(run)]) == 2

@@ -1,6 +1,7 @@
 """`triptych train`: train a model from a recipe, or go on with a run."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -32,26 +33,24 @@ def train(
 ) -> None:
     """Train a model from a recipe, or resume a run exactly where its last checkpoint stands.
 
-    Several machines: torchrun ... -m triptych train RECIPE parallel.engine=ddp
+    With --resume, overrides of parallel are allowed: another engine, another number of processes.
+    Several machines: torchrun ... -m triptych train RECIPE parallel.engine=fsdp2
     """
     disable_progress_bar()  # saving a model would write its own bars over ours
     if resume is not None:
-        if recipe is not None or overrides:
-            raise RecipeError(
-                "--resume goes on with the recipe of the run itself; give no recipe and no "
-                "overrides"
-            )
+        given = [*([] if recipe is None else [str(recipe)]), *(overrides or ())]
+        _check_overrides(given)
+        loaded = _recipe_of(resume, given)
         if processes is not None:
-            _recipe_of(resume)
-            raise typer.Exit(launch(["train", "--resume", str(resume)], processes))
-        loaded = _recipe_of(resume)
+            arguments = ["train", "--resume", str(resume), *given, *_spread(loaded)]
+            raise typer.Exit(launch(arguments, processes))
     elif recipe is None:
         raise RecipeError("give a recipe to train from, or --resume RUN to go on with a run")
     else:
         loaded = load_recipe(recipe, overrides or ())
         if processes is not None:
             check_new(loaded.run.folder)
-            arguments = ["train", str(recipe), *(overrides or ()), "parallel.engine=ddp"]
+            arguments = ["train", str(recipe), *(overrides or ()), *_spread(loaded)]
             raise typer.Exit(launch(arguments, processes))
         if int(os.environ.get("RANK", "0")) == 0:
             check_new(loaded.run.folder)
@@ -61,8 +60,23 @@ def train(
     )
 
 
-def _recipe_of(run: Path) -> Recipe:
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """A resumed run may be spread otherwise over processes; nothing else may change."""
+    for override in overrides:
+        if not override.startswith("parallel."):
+            raise RecipeError(
+                f"--resume goes on with the recipe of the run itself, found '{override}'; give no "
+                "recipe, and no overrides but those of parallel, such as parallel.engine=fsdp2"
+            )
+
+
+def _spread(recipe: Recipe) -> list[str]:
+    """The override that several processes need where the recipe is for one."""
+    return ["parallel.engine=ddp"] if recipe.parallel.engine == "single" else []
+
+
+def _recipe_of(run: Path, overrides: Sequence[str]) -> Recipe:
     path = run / "recipe.yaml"
     if not path.is_file():
         raise CheckpointError(f"{run}: not a run folder (it has no recipe.yaml)")
-    return load_recipe(path)
+    return load_recipe(path, overrides)

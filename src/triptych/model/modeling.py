@@ -4,7 +4,7 @@ Shape suffixes: B batch, S sequence, I images, T tiles, P tokens of a tile, V vi
 N supervised tokens, D width, K vocabulary.
 """
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
@@ -62,6 +62,7 @@ class TriptychForConditionalGeneration(SeeingMixin, PreTrainedModel, ImageGenera
         self.tower_layout, self.tower_width = panels.tower_layout, panels.tower_width
         self.layout, self.tile_size = panels.layout, panels.tile_size
         self.tiles_at_once: int | None = None
+        self._every_part: Literal["tiles", "features"] | None = None
         self.connector = panels.connector.build(
             panels.tower_layout, panels.connected_width, text.hidden_size
         )

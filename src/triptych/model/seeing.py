@@ -6,7 +6,7 @@ tile, N those of the batch, G groups, D width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class SeeingMixin:
     tower_width: int
     tile_size: int
     tiles_at_once: int | None
+    _every_part: Literal["tiles", "features"] | None
     connector: Connector
     tile_tokens: TileTokens
     new_tokens: NewTokens | None
@@ -150,7 +151,7 @@ class SeeingMixin:
             seen = self._see(placeholders, images)
             stacks = None if seen.stacks is None else spread(seen.stacks, placeholders)
             return splice(embeddings, placeholders, seen.tokens), stacks
-        if self.training and torch.is_grad_enabled():
+        if self._runs_blank():
             nothing = (0.0 * self._see_nothing().sum()).to(embeddings.dtype)
             return embeddings + nothing, self._stack_nothing(embeddings)
         return embeddings, self._stack_nothing(embeddings)
@@ -182,7 +183,7 @@ class SeeingMixin:
         if images.tiles or bool(placeholders.any()):
             seen = self._see(placeholders, images)
             return arrange(seen.tokens, seen.counts, placeholders, first)
-        if self.training and torch.is_grad_enabled():
+        if self._runs_blank():
             return hide(self._see_nothing(), len(input_ids))
         return None
 
@@ -195,6 +196,19 @@ class SeeingMixin:
         """An empty cache for tokens, and for images where fusion keeps them outside."""
         return DynamicCache() if self._cross is None else CrossMemory()
 
+    def run_every_part(self, given: Literal["tiles", "features"]) -> None:
+        """Run every part in every pass, on a blank tile where there is no image.
+
+        Needed where ranks gather the parameters of a part together when it runs.
+
+        Args:
+            given: what batches carry: tiles, or features, so that the towers never run.
+        """
+        self._every_part = given
+
+    def _runs_blank(self) -> bool:
+        return self._every_part is not None or (self.training and torch.is_grad_enabled())
+
     def _see_nothing(self) -> Tensor:
         """Tokens (V, D) of a blank tile and the learnable ones, to be used so that none counts.
 
@@ -203,18 +217,19 @@ class SeeingMixin:
         """
         device = next(self.connector.parameters()).device
         plan = self.tile_tokens.blank
-        if any(p.requires_grad for p in self.towers.parameters()):
+        learns = any(p.requires_grad for p in self.towers.parameters())
+        if self._every_part == "tiles" or (self._every_part is None and learns):
             side = self.tile_size
             blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
             features = self.encode_tiles(blank)
         else:
             features = torch.zeros(1, self.tower_layout.tokens, self.tower_width, device=device)
         visual = self._connect(features, None, None, [plan])
-        learned, tokens = self.tile_tokens.weight, visual.flatten(0, 1)
-        if self.stack_producer is not None:
-            stacks = self.stack_producer(SeenTiles(features, visual, [plan]))
-            tokens = torch.cat([tokens, stacks.flatten(0, 1)])
-        return tokens if learned is None else torch.cat([tokens, learned.to(tokens.dtype)])
+        tokens = cast(Tensor, self.tile_tokens(visual, None))
+        if self.stack_producer is None:
+            return tokens
+        stacks = self.stack_producer(SeenTiles(features, visual, [plan]))
+        return torch.cat([tokens, stacks.flatten(0, 1)])
 
     def _stack_nothing(self, embeddings: Tensor) -> Tensor | None:
         if self._stacks is None:

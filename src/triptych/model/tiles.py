@@ -102,15 +102,18 @@ class TileTokens(nn.Module):
         mask = np.concatenate([padding_mask(plan, self.tower_layout) for plan in plans])
         return None if mask.all() else torch.from_numpy(mask).to(device)
 
-    def forward(self, visual: Tensor, plans: Sequence[TilePlan]) -> Tensor:
+    def forward(self, visual: Tensor, plans: Sequence[TilePlan] | None) -> Tensor:
         """Visual tokens of all images one after the other.
 
         Args:
             visual: (T, V, D) tokens of all tiles, or (I, V, D) where images are sampled whole. What
                 zooms has no visual tokens of its own where it was joined before the connector.
-            plans: of all images.
+            plans: of all images; None for all tokens and the learnable ones, in no order.
         """
         table = visual.flatten(0, 1)
+        if plans is None:
+            learned = self.weight
+            return table if learned is None else torch.cat([table, learned.to(table.dtype)])
         if not self._copies:
             return table
         if self.weight is not None:

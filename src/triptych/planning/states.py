@@ -6,7 +6,7 @@ gradients, have four bytes.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, get_args
 
 from torch import nn
 
@@ -148,14 +148,11 @@ def engine_name(parallel: ParallelSpec, gpus: int) -> EngineName:
 
     ``triptych train --processes`` takes ddp where a recipe names no engine of several processes.
     """
-    given = parallel.model_dump()
-    name = str(given["engine"])
-    if name == "single":
+    if parallel.engine == "single":
         return "single" if gpus == 1 else "ddp"
-    if name == "deepspeed":
-        name = f"zero{given['zero']}"
-    away = given.get("offload", "none") != "none"
-    return cast(EngineName, f"{name}+offload" if away else name)
+    name = f"zero{parallel.zero}" if parallel.engine == "deepspeed" else parallel.engine
+    away = "" if parallel.offload == "none" else "+offload"
+    return next(engine for engine in ENGINES if engine == name + away)
 
 
 def memory(

@@ -2,25 +2,28 @@
 
 ``checkpoints/step-00000100/`` holds weights.safetensors (all that was trained so far, in any
 stage), optimizer.safetensors (AdamW moments), rng.safetensors (generators of every rank) and
-state.json. The folder appears under its name only when it is whole. ``start/`` beside it holds
-the weights that never trained.
+state.json. Where an engine spreads the model over ranks, each of them writes a part:
+weights-00000-of-00002.safetensors and so on. Tensors are whole and in float32 in either case, so
+that any engine goes on from them on any number of ranks. The folder appears under its name only
+when it is whole. ``start/`` beside it holds the weights that never trained.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from triptych.errors import CheckpointError
 from triptych.training import rng
-from triptych.training.files import remove_folder, remove_temporary, whole_folder, write_text
-from triptych.training.lora import plain_name
+from triptych.training.engines.base import Engine
+from triptych.training.files import remove_folder, remove_temporary, write_text
 
-FILES = ("weights.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
+FILES = ("rng.safetensors", "state.json")
 FORMAT = 2
 
 
@@ -90,44 +93,44 @@ class Checkpoint:
             CheckpointError: a tensor of the checkpoint is not in the model, or has another shape,
                 or one that trains is not in the checkpoint.
         """
-        own = dict(_tensors(model))
-        stored = load_file(self.folder / "weights.safetensors")
-        absent = sorted(n for n, p in own.items() if p.requires_grad and n not in stored)
+        own, found = dict(tensors(model)), set()
+        for name, value in self._stored("weights"):
+            found.add(name)
+            if name not in own or own[name].shape != value.shape:
+                has = tuple(own[name].shape) if name in own else "no such tensor"
+                raise CheckpointError(
+                    f"{self.folder}: '{name}' is {tuple(value.shape)} in the checkpoint, the model "
+                    f"has {has}; model and stages of a run must not change before it is resumed"
+                )
+            if own[name].dtype == value.dtype:
+                own[name].data.copy_(value)
+            else:  # merged LoRA layers are float32 also where the rest is frozen in bfloat16
+                own[name].data = value.to(own[name].device)
+        absent = sorted(name for name, _ in trainable(model) if name not in found)
         if absent:
             raise CheckpointError(
                 f"{self.folder}: '{absent[0]}' (and {len(absent) - 1} more) trains in this stage "
                 "but is not in the checkpoint; the stages of a run must not change before it is "
                 "resumed"
             )
-        for name, value in stored.items():
-            if name not in own or own[name].shape != value.shape:
-                found = tuple(own[name].shape) if name in own else "no such tensor"
-                raise CheckpointError(
-                    f"{self.folder}: '{name}' is {tuple(value.shape)} in the checkpoint, the model "
-                    f"has {found}; model and stages of a run must not change before it is resumed"
-                )
-            if own[name].dtype == value.dtype:
-                own[name].data.copy_(value)
-            else:  # merged LoRA layers are float32 also where the rest is frozen in bfloat16
-                own[name].data = value.to(own[name].device)
 
-    def load_optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def load_optimizer(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, engine: Engine
+    ) -> None:
         """Put AdamW's moments and step counts back.
 
         Raises:
-            CheckpointError: a parameter that trains has no moments in the checkpoint.
+            CheckpointError: the checkpoint has moments of a parameter that does not train.
         """
-        stored = load_file(self.folder / "optimizer.safetensors")
-        parameters = dict(_optimized(model, optimizer))
-        for key, value in stored.items():
+        parameters = dict(trainable(model))
+        for key, value in self._stored("optimizer"):
             name, _, moment = key.rpartition("/")
             if name not in parameters:
                 raise CheckpointError(
                     f"{self.folder}: optimizer.safetensors has moments of '{name}', which does not "
                     "train; the stages of a run must not change before it is resumed"
                 )
-            parameter = parameters[name]
-            optimizer.state[parameter][moment] = value.to(parameter.device)
+            engine.set_moments(optimizer, parameters[name], {moment: value})
 
     def restore_rng(self, rank: int) -> None:
         """Restore the generators of ``rank``; leave them as they are if the run had fewer ranks."""
@@ -137,43 +140,12 @@ class Checkpoint:
         if own:
             rng.restore(own)
 
-
-def save_checkpoint(
-    folder: Path,
-    progress: Progress,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generators: Sequence[Mapping[str, Tensor]],
-) -> Path:
-    """Write a checkpoint under ``folder`` (a run's ``checkpoints``); returns its own folder.
-
-    Args:
-        folder: the folder of all checkpoints.
-        progress: how far the run has come.
-        model: the model in its stage, LoRA matrices included.
-        optimizer: AdamW of the stage.
-        generators: states of the random generators of every rank.
-    """
-    trained = set(progress.trained)
-    weights = {
-        name: value.detach().cpu().contiguous()
-        for name, value in _tensors(model)
-        if plain_name(name) in trained
-    }
-    moments = {
-        f"{name}/{moment}": value.detach().cpu()
-        for name, parameter in _optimized(model, optimizer)
-        for moment, value in optimizer.state[parameter].items()
-    }
-    random = {f"{r}/{k}": v for r, state in enumerate(generators) for k, v in state.items()}
-    target = folder / f"step-{progress.step:08d}"
-    with whole_folder(target) as temporary:
-        save_file(weights, temporary / "weights.safetensors")
-        save_file(moments, temporary / "optimizer.safetensors")
-        save_file(random, temporary / "rng.safetensors")
-        state = json.dumps({"format": FORMAT, **asdict(progress)}, indent=1)
-        (temporary / "state.json").write_text(state, encoding="utf-8")
-    return target
+    def _stored(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of one kind, one after the other, whoever wrote it."""
+        for path in sorted(self.folder.glob(f"{kind}*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118  # not a mapping
+                    yield name, file.get_tensor(name)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -218,15 +190,17 @@ def prune(folder: Path, keep: int, best: Best | None) -> None:
             remove_folder(path)
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of ``model`` by name."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 
 
-def _optimized(
-    model: nn.Module, optimizer: torch.optim.Optimizer
-) -> Iterator[tuple[str, nn.Parameter]]:
-    own = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in own:
-            yield name, parameter
+def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters that the optimizer of the stage updates, by name."""
+    return ((name, one) for name, one in model.named_parameters() if one.requires_grad)
+
+
+def describe(progress: Progress) -> str:
+    """The content of state.json."""
+    return json.dumps({"format": FORMAT, **asdict(progress)}, indent=1)

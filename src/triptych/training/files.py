@@ -13,16 +13,33 @@ TEMPORARY = ".tmp-"
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder to write in; it becomes ``folder`` when the block ends well."""
-    temporary = folder.with_name(TEMPORARY + folder.name)
+    temporary = begin_folder(folder)
+    yield temporary
+    end_folder(folder)
+
+
+def begin_folder(folder: Path) -> Path:
+    """Make the empty temporary folder that ``end_folder`` turns into ``folder``."""
+    temporary = unfinished(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    yield temporary
+    return temporary
+
+
+def end_folder(folder: Path) -> None:
+    """Give the temporary folder its name, once all of it is on the disk."""
+    temporary = unfinished(folder)
     for path in sorted(temporary.rglob("*")):
         sync(path)
     sync(temporary)
     remove_folder(folder)
     temporary.rename(folder)
     sync(folder.parent)
+
+
+def unfinished(folder: Path) -> Path:
+    """Where ``folder`` is while it is written."""
+    return folder.with_name(TEMPORARY + folder.name)
 
 
 def write_text(path: Path, text: str) -> None:

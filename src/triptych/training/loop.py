@@ -9,7 +9,7 @@ Shape suffixes: B batch, S sequence.
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -22,7 +22,7 @@ from triptych.language.head import IGNORE
 from triptych.model.fingerprint import fingerprint
 from triptych.model.tilings import use_tiling
 from triptych.training import rng
-from triptych.training.checkpoint import Checkpoint, Progress, Window, prune, save_checkpoint
+from triptych.training.checkpoint import Checkpoint, Progress, Window, read_checkpoint
 from triptych.training.engines import Engine
 from triptych.training.moving import autocast, to_device
 from triptych.training.objectives.base import Objective, Totals
@@ -30,11 +30,12 @@ from triptych.training.objectives.table import make_objective, needs_fingerprint
 from triptych.training.parts import (
     begin_stage,
     end_stage,
-    parameter_groups,
+    make_optimizer,
     set_modes,
     trained_names,
 )
 from triptych.training.reporter import Reporter, View
+from triptych.training.saving import Saver
 from triptych.training.schedule import factor
 from triptych.training.stages import RunSpec, StageSpec
 
@@ -85,6 +86,7 @@ class Trainer:
     Attributes:
         folder: where checkpoints go.
         progress: how far the run has come; replaced after every step.
+        reload: the plain model as the run began with it; for engines that shard.
     """
 
     model: "TriptychForConditionalGeneration"
@@ -94,6 +96,11 @@ class Trainer:
     reporter: Reporter
     folder: Path
     progress: Progress = field(default_factory=Progress)
+    reload: "Callable[[], TriptychForConditionalGeneration] | None" = None
+    saver: Saver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.saver = Saver(self.folder, self.engine, self.run.keep)
 
     def train(self, checkpoint: Checkpoint | None = None) -> None:
         """Run all stages, from ``checkpoint`` on if there is one.
@@ -103,9 +110,12 @@ class Trainer:
         """
         if checkpoint is not None:
             self.progress = checkpoint.progress
-        for index in range(self.progress.stage, len(self.stages)):
-            self._run_stage(index, checkpoint)
-            checkpoint = None
+        try:
+            for index in range(self.progress.stage, len(self.stages)):
+                self._run_stage(index, checkpoint)
+                checkpoint = None
+        finally:
+            self.saver.close()
 
     def _run_stage(self, index: int, checkpoint: Checkpoint | None) -> None:
         plan = self.stages[index]
@@ -117,16 +127,15 @@ class Trainer:
         before = fingerprint(self.model) if named else None
         parts = begin_stage(self.model, plan.spec)
         self.reporter.show_stage(plan.spec, parts, plan.steps)
-        groups = parameter_groups(parts, plan.spec.optimizer.weight_decay)
-        betas, eps = plan.spec.optimizer.betas, plan.spec.optimizer.eps
         trained = trained_names(parts, self.model) | set(self.progress.trained)
         self.progress = replace(self.progress, stage=index, trained=tuple(sorted(trained)))
         if checkpoint is None:
             self.progress = replace(self.progress, stage_step=0, loader=None)
         else:
             checkpoint.load_weights(self.model)
+        self.saver.begin_stage(self.model, trained)
         module, optimizer = self.engine.prepare(
-            self.model, lambda _: torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
+            self.model, lambda _: make_optimizer(parts, plan.spec.optimizer), plan.spec.clip
         )
         objective = make_objective(
             self.model,
@@ -144,16 +153,31 @@ class Trainer:
             self._advance(plan, sums, time.perf_counter() - started)
             self._between_steps(stage, sums.grad_norm)
             started = time.perf_counter()
+        self._plain_again(plan)
         merged = set(end_stage(self.model))
         kept = {name for name in trained if ".lora_" not in name} | merged
         self.progress = replace(self.progress, trained=tuple(sorted(kept)))
+
+    def _plain_again(self, plan: StagePlan) -> None:
+        """After an engine that spreads the model: load it anew, as the stage's end saved it."""
+        self.engine.finish()
+        if not self.engine.sharded or self.reload is None:
+            return
+        self.saver.wait()
+        self.engine.barrier()
+        self.model = self.reporter.model = self.reload()
+        if plan.view is not None:
+            use_tiling(self.model, plan.view.processor.settings.tiling)
+        begin_stage(self.model, plan.spec)
+        saved = read_checkpoint(self.folder / f"step-{self.progress.step:08d}")
+        saved.load_weights(self.model)
 
     def _steps(
         self, plan: StagePlan, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None
     ) -> Iterator[Sequence[Batch]]:
         """The steps left of a stage, all states restored before the first one is taken."""
         if checkpoint is not None:
-            checkpoint.load_optimizer(self.model, optimizer)
+            checkpoint.load_optimizer(self.model, optimizer, self.engine)
             plan.loader.load_state_dict(checkpoint.progress.loader or {})
         steps = plan.loader.steps()
         while self.progress.stage_step < plan.steps:
@@ -191,13 +215,11 @@ class Trainer:
             total += found.value.detach()
             measured.append(found.sums)
         own = total.clone()
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = engine.clip(trained, plan.spec.clip).item()
         sums = torch.cat([total[None], torch.stack(measured).sum(0)])
         loss, *means = engine.all_reduce_sum(sums).tolist()
+        norm = engine.update(optimizer) if math.isfinite(loss) else math.nan
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._refuse(plan, own.item(), loss, norm)
-        engine.step(optimizer)
         return StepSums(tuple(means), items, supervised, tokens, images, norm)
 
     def _refuse(self, plan: StagePlan, own: float, loss: float, norm: float) -> NoReturn:
@@ -262,11 +284,7 @@ class Trainer:
             self._save(optimizer, last)
 
     def _save(self, optimizer: torch.optim.Optimizer, last: bool) -> None:
-        generators = self.engine.gather(rng.capture())
-        if self.engine.is_main:
-            save_checkpoint(self.folder, self.progress, self.model, optimizer, generators)
-            prune(self.folder, self.run.keep, self.progress.best)
-        self.engine.barrier()
+        self.saver.save(self.progress, self.model, optimizer)
         self.reporter.draw(last=last)
 
 

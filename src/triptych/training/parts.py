@@ -10,7 +10,7 @@ from torch import nn
 
 from triptych.errors import RecipeError
 from triptych.training.lora import add_lora, merge_lora, plain_name
-from triptych.training.stages import LanguagePartSpec, PartSpec, StageSpec
+from triptych.training.stages import LanguagePartSpec, OptimizerSpec, PartSpec, StageSpec
 
 if TYPE_CHECKING:
     from triptych.model.modeling import TriptychForConditionalGeneration
@@ -169,6 +169,12 @@ def parameter_groups(parts: Sequence[Part], weight_decay: float) -> list[dict[st
                     }
                 )
     return groups
+
+
+def make_optimizer(parts: Sequence[Part], spec: OptimizerSpec) -> torch.optim.AdamW:
+    """AdamW over what trains in ``parts``."""
+    groups = parameter_groups(parts, spec.weight_decay)
+    return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.eps, fused=True)
 
 
 def cast_frozen(

@@ -129,12 +129,18 @@ class Reporter:
         return best
 
     def show_samples(self, step: int, stage: str) -> None:
-        """Let the model answer held-out questions; append to samples.jsonl and print."""
-        if self.engine.is_main and self.questions:
+        """Let the model answer held-out questions; append to samples.jsonl and print.
+
+        Where it is spread over the ranks, all of them ask it the same.
+        """
+        entries: list[dict[str, object]] = []
+        if self.questions and (self.engine.is_main or self.engine.sharded):
             self.model.eval()
             with autocast(self.engine.device, self.run.precision):
-                inference = InferenceEngine(self.model, self.processor)
+                cached = not self.engine.sharded  # it calls parts of the model by themselves
+                inference = InferenceEngine(self.model, self.processor, image_cache=cached)
                 entries = predict(inference, self.questions, step, stage)
+        if entries and self.engine.is_main:
             with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
             for entry in entries:

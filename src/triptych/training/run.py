@@ -12,13 +12,14 @@ import transformers
 import triptych
 from triptych.data.corpus import open_sources
 from triptych.data.spec import DataSpec
-from triptych.errors import CheckpointError, RecipeError
+from triptych.errors import CheckpointError
 from triptych.model.build import initialise, load_pretrained
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.model.processing import TriptychProcessor
 from triptych.model.spec import ModelSpec
 from triptych.model.tilings import learn_tilings, use_tiling
 from triptych.training.checkpoint import Checkpoint, latest_checkpoint
+from triptych.training.checks import check_cache, check_parallel
 from triptych.training.display import Display
 from triptych.training.engines import Engine, make_engine
 from triptych.training.files import keep_steps, remove_temporary, whole_folder, write_text
@@ -66,14 +67,15 @@ def train(
     if resume is not None and not resume.is_dir():
         raise CheckpointError(f"{resume}: no such run folder to resume")
     check_cache(data_spec, stages)
-    engine = make_engine(parallel)
-    try:
-        if engine.is_main and resume is None:
-            check_new(run.folder)
-        folder = resume or run.folder
-        return _Run(folder, model_spec, data_spec, tuple(stages), run, engine).train()
-    finally:
-        engine.close()
+    check_parallel(parallel, run)
+    engine = make_engine(parallel, run.precision)
+    if engine.is_main and resume is None:
+        check_new(run.folder)
+    folder = resume or run.folder
+    model = _Run(folder, model_spec, data_spec, tuple(stages), run, engine).train()
+    # Only now: where this rank failed, the others must not fail of its silence before it has ended.
+    engine.close()
+    return model
 
 
 def check_new(folder: Path) -> None:
@@ -93,20 +95,6 @@ def check_new(folder: Path) -> None:
             f"{folder}: the run folder is not empty (it holds {names}); go on with that run by "
             f"`triptych train --resume {folder}`, choose another folder by run.folder=..., or "
             "delete it"
-        )
-
-
-def check_cache(data: DataSpec, stages: Sequence[StageSpec]) -> None:
-    """Check that features may be cached.
-
-    Raises:
-        RecipeError: a stage trains the towers whose features would be cached.
-    """
-    training = [stage.name for stage in stages if stage.train.trains_towers]
-    if data.cache_features and training:
-        raise RecipeError(
-            f"data.cache_features is true, but stage '{training[0]}' trains the towers, so their "
-            "features change; set data.cache_features=false or freeze the towers in every stage"
         )
 
 
@@ -149,7 +137,15 @@ class _Run:
             display=display,
             log=log,
         )
-        trainer = Trainer(model, self.engine, self.run, plans, reporter, self._checkpoints)
+        trainer = Trainer(
+            model,
+            self.engine,
+            self.run,
+            plans,
+            reporter,
+            self._checkpoints,
+            reload=lambda: self._load()[0],
+        )
         try:
             with display.training(total, step):
                 trainer.train(checkpoint)
@@ -160,7 +156,7 @@ class _Run:
         if self.engine.is_main:
             view = plans[-1].view
             last = processor if view is None else view.processor
-            self._save(model, last, trainer.progress.trained, target)
+            self._save(trainer.model, last, trainer.progress.trained, target)
         self.engine.barrier()
         display.say(f"model: {target}   picture of the loss: {self.folder / 'loss.png'}")
         return target
@@ -188,17 +184,23 @@ class _Run:
                 processor.save_pretrained(temporary)
             write_text(self.folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
         self.engine.barrier()
-        model, processor = load_pretrained(start)
+        return self._load()
+
+    def _load(self) -> tuple[TriptychForConditionalGeneration, TriptychProcessor]:
+        """What ``start/`` holds, made ready for this run."""
+        model, processor = load_pretrained(self.folder / "start")
         model.float()
         if self.run.precision == "bf16":
             cast_frozen(model, self.stages, torch.bfloat16)
         if self.run.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.tiles_at_once = self.run.tower_tiles
+        if self.engine.gathers_on_use:
+            model.run_every_part("features" if self.data_spec.cache_features else "tiles")
         packed = any((stage.batch or self.data_spec.batch).packed for stage in self.stages)
         if packed and self.engine.device.type == "cpu":
             model.attend_by_document()
-        model.to(self.engine.device)
+        model.to(self.engine.home)
         return model, processor
 
     def _find_checkpoint(self) -> Checkpoint | None:

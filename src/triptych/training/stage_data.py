@@ -166,6 +166,7 @@ class StageData:
                 return self.model.encode_tiles(tiles)
 
         self.model.eval()
+        self.model.towers.to(self.engine.device)  # the rest may wait elsewhere for its stage
         with self.display.phase("images encoded") as progress, waiting_cores(self.engine):
             FeatureCache.build(
                 folder,
@@ -179,6 +180,7 @@ class StageData:
                 on_error=self.spec.on_error,
                 progress=progress,
             )
+        self.model.towers.to(self.engine.home)
 
     def _plan(self, index: int, stage: StageSpec, loader: Loader, form: Form) -> StagePlan:
         weights = stage.data and {name: share for name, share in stage.data.items() if share > 0}

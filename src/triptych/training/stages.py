@@ -6,7 +6,7 @@ unfreezes what its ``train`` names, and merges its LoRA matrices when it ends.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -23,6 +23,10 @@ from triptych.spec import Spec
 from triptych.training.objectives.spec import DpoObjective, ObjectiveSpec, SftObjective
 from triptych.training.schedule import ScheduleSpec
 
+OWN_KEYS = {
+    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+    "gradient_clipping", "optimizer", "scheduler", "fp16", "bf16", "torch_autocast",
+}  # fmt: skip
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -203,11 +207,49 @@ def tilings_of(stages: Sequence[StageSpec]) -> list[TilingSpec]:
 class ParallelSpec(Spec):
     """Over how many processes a run is spread, and how."""
 
-    engine: Literal["single", "ddp"] = "single"
-    """`single`: one process; `ddp`: data parallel over the processes that torchrun started."""
+    engine: Literal["single", "ddp", "fsdp2", "deepspeed"] = "single"
+    """`single`: one process; over the processes that torchrun started `ddp`: each holds the whole
+    model; `fsdp2`: parameters, gradients and moments spread over them; `deepspeed`: ZeRO."""
+
+    zero: Literal[1, 2, 3] = 3
+    """What `deepspeed` spreads: moments (1), gradients too (2), parameters too (3)."""
+
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    """Where `fsdp2` and `deepspeed` keep what is not in use: parameters and moments (with `zero` 1
+    and 2: moments); `nvme` needs `deepspeed` with `zero` 3, and `nvme`."""
+
+    nvme: Path | None = None
+    """Folder on a fast disk, for offload `nvme`."""
+
+    deepspeed: dict[str, Any] = {}
+    """Further keys of DeepSpeed's own configuration, merged over those made from this recipe."""
 
     timeout_minutes: PositiveFloat = 30.0
     """How long a rank waits for the others before the run is given up."""
+
+    @model_validator(mode="after")
+    def _offload_fits(self) -> Self:
+        if self.offload != "none" and self.engine in ("single", "ddp"):
+            raise ValueError(
+                f"parallel.offload is '{self.offload}', which engine '{self.engine}' cannot do; "
+                "use engine fsdp2 or deepspeed"
+            )
+        if self.offload == "nvme":
+            if self.engine != "deepspeed" or self.zero != 3:
+                raise ValueError("parallel.offload 'nvme' needs engine deepspeed with zero 3")
+            if self.nvme is None:
+                raise ValueError("parallel.offload 'nvme' needs parallel.nvme, a folder")
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_ours_alone(self) -> Self:
+        taken = sorted(OWN_KEYS & set(self.deepspeed))
+        if taken:
+            raise ValueError(
+                f"parallel.deepspeed: '{taken[0]}' follows from the rest of the recipe (batches, "
+                "stages, clipping, precision); remove it"
+            )
+        return self
 
 
 class RunSpec(Spec):

@@ -1,0 +1,212 @@
+"""Runs that every engine has to go through, and what is compared afterwards."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tests.training.engine_driver import stop_at
+from tests.training.tiny import data_spec, entries, losses, model_spec, recipe, stage
+from torch import Tensor
+from torch.testing import assert_close
+
+from triptych.data.loader import Loader
+from triptych.data.spec import BatchSpec, SourceSpec
+from triptych.model.build import load_processor
+from triptych.recipe import Recipe, save_recipe
+from triptych.training.run import train
+
+WATCHDOG_SECONDS = 150
+TIMEOUT_MINUTES = 0.5
+RELATIVE = 1e-5
+OPTIMIZER = {"eps": 1e-4, "weight_decay": 0.1}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recipe to train, or to go on with from what another run had at a step."""
+
+    recipe: Recipe
+    whole: Path | None = None
+    step: int = 0
+
+
+def make_case(
+    folder: Path, parallel: dict[str, Any], *, held_out: bool = False, **run: Any
+) -> Recipe:
+    """Six steps in four stages: micro-batches of one record, two for each of two ranks.
+
+    text: no rank ever has an image; frozen: the connector alone, often one rank has an image and
+    the other has none; lora: with towers; full: everything, after LoRA has been merged.
+    """
+    stages = (
+        stage(
+            "text",
+            steps=1,
+            data={"text": 1},
+            train={"towers": True, "language": "full"},
+            learning_rate=1e-3,
+            optimizer=OPTIMIZER,
+        ),
+        stage("frozen", steps=2, data={"a": 1}, optimizer=OPTIMIZER),
+        stage(
+            "lora",
+            steps=2,
+            data={"a": 1, "b": 1},
+            train={"towers": 1e-3, "language": "lora"},
+            optimizer=OPTIMIZER,
+        ),
+        stage(
+            "full",
+            steps=1,
+            train={"towers": True, "language": "full"},
+            learning_rate=1e-3,
+            optimizer=OPTIMIZER,
+        ),
+    )
+    data = data_spec(folder / "data")
+    sources = {**data.sources, "text": SourceSpec(path=text_records(folder))}
+    settings = {"checkpoint_every": 4, "keep": 99, "evaluate_every": 3, **run}
+    return recipe(
+        folder,
+        stages,
+        model=model_spec(),
+        data={
+            "sources": sources,
+            "held_out": data.held_out if held_out else {},
+            "batch": BatchSpec(tokens=64, tiles=4, samples=1, per_step=4),
+        },
+        run={"samples": 1, **settings},
+        parallel={"timeout_minutes": TIMEOUT_MINUTES, **parallel},
+    )
+
+
+def text_records(folder: Path) -> Path:
+    lines = []
+    for index in range(8):
+        question = {"role": "user", "content": "Say yes. " * (1 + index % 3)}
+        lines.append(json.dumps({"messages": [question, {"role": "assistant", "content": "yes"}]}))
+    path = folder / "data" / "text.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def images_of_ranks(made: Recipe, stage_index: int, steps: int) -> Iterator[tuple[bool, ...]]:
+    """Whether the ranks of two have an image, for each of their micro-batches in a stage."""
+    processor = load_processor(made.run.folder / "start")
+    ranks = [
+        Loader.open(processor, made.data, seed=made.run.seed, rank=rank, world=2)
+        .derive(seed=made.run.seed + 7919 * stage_index, weights=made.stages[stage_index].data)
+        .steps()
+        for rank in range(2)
+    ]
+    for _ in range(steps):
+        batches = [next(rank) for rank in ranks]
+        for pair in zip(*batches, strict=True):
+            yield tuple("tiles_per_image" in batch for batch in pair)
+
+
+def run_alone(made: Recipe, whole: Path | None = None, step: int = 0) -> Path:
+    """Train in this process."""
+    run = made.run.folder
+    if whole is not None:
+        stop_at(whole, step, run)
+    resume = None if whole is None else run
+    train(made.model, made.data, made.stages, made.parallel, made.run, resume=resume)
+    return run
+
+
+def run_together(folder: Path, jobs: Sequence[Job], processes: int = 2) -> None:
+    """Train in several processes, all jobs in the same ones; kill them all if they hang."""
+    listed: list[dict[str, Any]] = []
+    for number, (job, port) in enumerate(zip(jobs, free_ports(len(jobs)), strict=True)):
+        file = folder / f"job-{number}.yaml"
+        save_recipe(job.recipe, file)
+        whole = None if job.whole is None else str(job.whole)
+        listed.append({"recipe": str(file), "port": port, "whole": whole, "step": job.step})
+    (folder / "jobs.json").write_text(json.dumps(listed), encoding="utf-8")
+    command = [sys.executable, str(Path(__file__).with_name("engine_driver.py"))]
+    ranks, outputs = [], [folder / f"rank-{rank}.txt" for rank in range(processes)]
+    for rank, output in enumerate(outputs):
+        with output.open("wb") as file:
+            ranks.append(
+                subprocess.Popen(
+                    [*command, str(folder / "jobs.json")],
+                    env=environment(rank, processes),
+                    stdout=file,
+                    stderr=file,
+                )
+            )
+    deadline = time.monotonic() + WATCHDOG_SECONDS
+    try:
+        while any(rank.poll() is None for rank in ranks):
+            failed = any(rank.poll() for rank in ranks)
+            if failed or time.monotonic() > deadline:
+                time.sleep(1)  # the others say why, too
+                break
+            time.sleep(0.05)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    words = "\n".join(f"== {path.name}\n{tail(path)}" for path in outputs)
+    assert [rank.returncode for rank in ranks] == [0] * processes, f"failed or hung:\n{words}"
+
+
+def environment(rank: int, processes: int) -> dict[str, str]:
+    """What torchrun would tell a rank."""
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "OMP_NUM_THREADS": 1}
+    own_text = {key: str(value) for key, value in own.items()}
+    paths = {"MASTER_ADDR": "127.0.0.1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return {**os.environ, **own_text, **paths}
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def tail(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")[-4000:]
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def assert_equal_runs(found: Path, expected: Path) -> None:
+    """Equal to the bit."""
+    assert losses(found) == losses(expected)
+    one, two = weights(found), weights(expected)
+    assert one.keys() == two.keys()
+    assert [name for name in one if not one[name].equal(two[name])] == []
+
+
+def assert_same_curve(found: Path, expected: Path) -> None:
+    """Losses within ``RELATIVE``, weights nearly the same."""
+    assert [step for step, _ in losses(found)] == [step for step, _ in losses(expected)]
+    for kind in ("train", "held_out"):
+        got, wanted = (
+            {e["step"]: e["loss"] for e in entries(run, kind)} for run in (found, expected)
+        )
+        steps = sorted(got)  # without held-out data there is nothing to compare
+        assert [got[step] for step in steps] == pytest.approx(
+            [wanted[step] for step in steps], rel=RELATIVE
+        ), kind
+    norms = [[e["grad_norm"] for e in entries(run)] for run in (found, expected)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3, abs=1e-6)
+    one = weights(found)
+    for name, value in weights(expected).items():
+        assert_close(one[name], value, rtol=1e-3, atol=2e-5, msg=name)
