@@ -214,8 +214,8 @@ class _Part:
                 query, grad_out, text, take_sums(self.sums[0], rows), scale, grad_query
             )
             if block.triangle:
-                own = Piece(0, block.size, block.rows)
-                self._spread(joint, [own], grad, put, causal=True)
+                rows_alone = Piece(0, block.size, block.rows)
+                self._spread(joint, [rows_alone], grad, put, causal=True)
             self._spread(joint, block.text, grad, add)
             grad_query = joint.query
         if grad_query is not None:
