@@ -46,7 +46,9 @@ def words(record: Mapping[str, Any]) -> str:
     """The first question and its answer, or the beginning of a document."""
     first = record["messages"][0]["content"]
     text = " ".join(part["text"] for part in first if part["type"] == "text")
-    answer = f"\n> {record['messages'][1]['content'].splitlines()[0]}" if len(record["messages"]) > 1 else ""
+    answer = "\n"
+    if len(record["messages"]) > 1:
+        answer += f"> {record['messages'][1]['content'].splitlines()[0]}"
     return "\n".join(textwrap.wrap(text, 30)[:3]) + answer
 
 
