@@ -11,7 +11,8 @@ from PIL import Image
 from tests.data.tiny import all_tiles, data_spec, many, paint
 from torch import Tensor, nn
 
-from triptych.data.features import FeatureCache, fingerprint_of
+from triptych.data.feature_name import fingerprint_of
+from triptych.data.features import FeatureCache
 from triptych.data.loader import Loader
 from triptych.data.schema import ImagePart
 from triptych.data.spec import SourceSpec

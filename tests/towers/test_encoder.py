@@ -17,6 +17,8 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     PreTrainedModel,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     SiglipConfig,
     SiglipModel,
 )
@@ -161,6 +163,23 @@ def test_the_vision_part_of_a_whole_checkpoint_is_loaded(
     states = model.vision_model(pixels, output_hidden_states=True).hidden_states
     expected = states[-2][:, 1:] if make is whole_clip else states[-2]
     torch.testing.assert_close(tower.encode(pixels), expected, rtol=0, atol=0)
+
+
+def test_the_encoder_of_a_whole_qwen3_vl_is_loaded(tmp_path: Path) -> None:
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+    text |= {"intermediate_size": 16, "num_key_value_heads": 2, "vocab_size": 32}
+    config = Qwen3VLConfig(vision_config=TINY["qwen3_vl_vision"], text_config=text)
+    model = Qwen3VLForConditionalGeneration(config)
+    model.save_pretrained(tmp_path)
+    sizes = {"shortest_edge": 65536, "longest_edge": 16777216}
+    preprocessing(tmp_path, size=sizes, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    spec = TransformersTower(source=str(tmp_path)).resolve()
+    assert spec.size == 24
+    tower = spec.build()
+    spec.load(tower)
+    weights = model.model.visual.state_dict()
+    for key, value in tower.encoder.state_dict().items():
+        assert torch.equal(value, weights[key]), key
 
 
 @pytest.mark.parametrize("name", TINY)

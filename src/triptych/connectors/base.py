@@ -18,6 +18,11 @@ class ConnectorSpecBase(Spec):
         """Whether the connector keeps tokens of padding out, so that it wants a mask of them."""
         return False
 
+    @property
+    def block(self) -> int | None:
+        """Side of the block of the tower's tokens whose place a visual token has; None without."""
+        return None
+
 
 class Connector(nn.Module, ABC):
     """From the tokens of the towers to visual tokens of the language model's width."""

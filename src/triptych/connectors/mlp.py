@@ -21,6 +21,11 @@ class LinearConnector(ConnectorSpecBase):
     norm: bool = True
     """Put a LayerNorm after the linear layer."""
 
+    @property
+    def block(self) -> int:
+        """Every token stays in its place."""
+        return 1
+
     def layout(self, tile: TileLayout) -> TileLayout:
         """Layout of a tile's visual tokens: the tower's own."""
         return tile
@@ -50,6 +55,11 @@ class MlpConnector(ConnectorSpecBase):
     def masks_padding(self) -> bool:
         """A block leaves its padding out."""
         return self.pool > 1
+
+    @property
+    def block(self) -> int:
+        """The blocks that are pooled."""
+        return self.pool
 
     def layout(self, tile: TileLayout) -> TileLayout:
         """Layout of a tile's visual tokens: the tower's own, or the pooled one."""

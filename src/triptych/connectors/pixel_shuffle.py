@@ -43,6 +43,11 @@ class PixelShuffleConnector(ConnectorSpecBase):
     input_norm: bool = False
     """Put a LayerNorm before the first layer, for towers whose features are not normalised."""
 
+    @property
+    def block(self) -> int:
+        """The blocks that are folded."""
+        return self.factor
+
     def layout(self, tile: TileLayout) -> TileLayout:
         """Layout of a tile's visual tokens.
 

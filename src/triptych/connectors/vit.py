@@ -29,6 +29,11 @@ class VitConnector(ConnectorSpecBase):
         """Padding is never read."""
         return True
 
+    @property
+    def block(self) -> int:
+        """Every token stays in its place."""
+        return 1
+
     def layout(self, tile: TileLayout) -> TileLayout:
         """Layout of a tile's visual tokens: the tower's own."""
         return tile

@@ -3,7 +3,6 @@
 Shape suffixes: T tiles, P tokens of a tile before the connector, D channels of a token.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -23,10 +22,7 @@ from triptych.data.schema import ImagePart
 from triptych.data.workers import read_ahead
 from triptych.errors import DataError, ImageError
 from triptych.images.decode import ImageLimits, content_hash, open_image
-from triptych.images.layout import TileLayout
 from triptych.model.processing import TriptychProcessor
-from triptych.towers.base import Tower
-from triptych.towers.fingerprint import fingerprint
 
 Features: TypeAlias = npt.NDArray[np.float16]
 Encode: TypeAlias = Callable[[Tensor], Tensor]
@@ -171,20 +167,6 @@ class FeatureCache:
                     progress(done, len(parts))
             writer.write_index(fingerprint, temporary / INDEX)
         return cls(folder, fingerprint)
-
-
-def fingerprint_of(
-    towers: Iterable[Tower], processor: TriptychProcessor, layout: TileLayout
-) -> str:
-    """Hash what features depend on: towers, weights, their common layout, tiling and tile size."""
-    settings = processor.settings
-    made = f"{settings.tiling.model_dump_json()} {settings.tile_size} {layout}"
-    if settings.zoom is not None:
-        made += f" {settings.zoom.model_dump_json()}"
-    digest = hashlib.sha256(made.encode())
-    for tower in towers:
-        digest.update(fingerprint(tower).encode())
-    return digest.hexdigest()
 
 
 def image_name(part: ImagePart) -> str:

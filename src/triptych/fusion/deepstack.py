@@ -3,7 +3,7 @@
 Shape suffixes: B batch, S sequence, G groups, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from typing import Annotated, Literal, Self, TypeAlias
@@ -79,7 +79,30 @@ class RepeatStacks(Spec):
     """Names this producer."""
 
 
-StackProducerSpec: TypeAlias = Annotated[MosaicStacks | RepeatStacks, Field(discriminator="kind")]
+class TowerStacks(MosaicSpec):
+    """Groups of a high-resolution look, added inside the vision tower (DeepStack-V).
+
+    All tiles go through the first blocks of the tower, those of the sequence alone through the
+    others. Nothing is added in the language model, and no place in the fusion counts its layers.
+    """
+
+    kind: Literal["tower"] = "tower"
+    """Names this producer."""
+
+
+class LevelStacks(Spec):
+    """One group for each of several blocks of the towers, through its own merger (Qwen3-VL)."""
+
+    kind: Literal["levels"] = "levels"
+    """Names this producer."""
+    blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+    """Blocks of the towers, from 0, whose outputs are tapped; the first one makes the first
+    group."""
+
+
+StackProducerSpec: TypeAlias = Annotated[
+    MosaicStacks | RepeatStacks | TowerStacks | LevelStacks, Field(discriminator="kind")
+]
 
 
 class DeepStackFusion(Spec):
@@ -92,24 +115,46 @@ class DeepStackFusion(Spec):
     kind: Literal["deepstack"] = "deepstack"
     """Names this fusion."""
     start: NonNegativeInt = 1
-    """The decoder layer, from 0, before which the first group is added."""
+    """The decoder layer, from 0, before which the first group is added; with producer 'tower' the
+    block of the tower."""
     interval: PositiveInt = 1
-    """Decoder layers from one group to the next."""
+    """Layers from one group to the next."""
     count: PositiveInt = 4
-    """Number of groups."""
+    """Number of groups; with producer 'levels' by default that of the levels."""
     layers: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
-    """The decoder layers before which the groups are added, one each and rising; takes the place
-    of start, interval and count."""
+    """The layers before which the groups are added, one each and rising; takes the place of start,
+    interval and count."""
     producer: StackProducerSpec = MosaicStacks()
     """What the groups are made of."""
     sequence: Literal["tokens", "zeros"] = "tokens"
     """What stands in the sequence at the image's place: the visual tokens, or zeros, so that
     nothing of the image is known before the first group is added."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count_levels(cls, data: object) -> object:
+        if not isinstance(data, Mapping) or "count" in data:
+            return data
+        producer = data.get("producer")
+        blocks = producer.blocks if isinstance(producer, LevelStacks) else None
+        if isinstance(producer, Mapping) and producer.get("kind") == "levels":
+            blocks = producer.get("blocks")
+        return {**data, "count": len(blocks)} if isinstance(blocks, Sequence) and blocks else data
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if list(self.places) != sorted(set(self.places)):
             raise ValueError(f"layers {list(self.places)} have to rise, one group before each")
+        if self.levels and len(self.levels) != len(self.places):
+            raise ValueError(
+                f"producer: {len(self.levels)} levels need as many layers, found "
+                f"{len(self.places)}; leave count out, or give one of layers for each of blocks"
+            )
+        if self.in_tower and self.sequence == "zeros":
+            raise ValueError(
+                "sequence 'zeros' would leave nothing of the image: with producer 'tower' no group "
+                "is added in the language model; set sequence: tokens"
+            )
         try:
             _ = self.zoom
         except RecipeError as error:
@@ -126,9 +171,19 @@ class DeepStackFusion(Spec):
     @property
     def zoom(self) -> Zoom | None:
         """The finer tiles that the groups are made of; None where they need none."""
-        if isinstance(self.producer, MosaicStacks):
+        if isinstance(self.producer, MosaicSpec):
             return self.producer.zoom(len(self.places))
         return None
+
+    @property
+    def in_tower(self) -> bool:
+        """Whether the groups are added between blocks of the tower."""
+        return isinstance(self.producer, TowerStacks)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The blocks of the towers that are tapped, if any."""
+        return self.producer.blocks if isinstance(self.producer, LevelStacks) else ()
 
     def build(self, layers: int) -> nn.ModuleDict:
         """Make what runs before decoder layers, by their numbers.

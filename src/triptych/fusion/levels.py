@@ -41,25 +41,27 @@ class LevelMerger(nn.Sequential):
         return cast(Tensor, super().forward(level))
 
 
-def merged_side(tile: TileLayout, visual: TileLayout) -> int:
-    """Side of the blocks of a tile's tokens that become one visual token each.
+def check_levels(tile: TileLayout | None, block: int | None) -> None:
+    """Refuse a connector whose tokens are not whole blocks of the tower's.
 
     Args:
-        tile: layout of a tile before the connector.
-        visual: layout of a tile behind it.
+        tile: layout of a tile before the connector, where it is known.
+        block: side of the block of tokens whose place a visual token has.
 
     Raises:
-        RecipeError: the connector's tokens do not lie in the grid of whole blocks of the tower's.
+        RecipeError: gives the reason.
     """
-    if visual == tile:
-        return 1
-    side = tile.rows // max(1, visual.rows)
-    blocks = TileLayout(visual.rows * side, visual.columns * side)
-    if visual.whole_image or visual.prefix or blocks != tile:
+    why = "a level of the tower is added to the visual token of the same place"
+    if block is None:
         raise RecipeError(
-            "a level of the tower is added to the visual token of the same place, so the connector "
-            f"must keep the grid of {tile.rows} x {tile.columns} tokens or fold whole blocks of "
-            f"it, but it gives {visual.prefix} tokens without a place and a grid of "
-            f"{visual.rows} x {visual.columns}; take the connector mlp, linear or pixel_shuffle"
+            f"{why}, but the connector's tokens have no place; take linear, mlp, vit or "
+            "pixel_shuffle"
         )
-    return side
+    if tile is None or block == 1:
+        return
+    if tile.prefix or tile.rows % block or tile.columns % block:
+        raise RecipeError(
+            f"{why}, but the connector's blocks of {block} x {block} tokens do not part the "
+            f"tower's grid of {tile.rows} x {tile.columns} with {tile.prefix} before it; take "
+            "blocks that do, and cls: drop"
+        )

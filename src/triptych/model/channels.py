@@ -11,7 +11,7 @@ from torch import Tensor
 
 from triptych.errors import SpanError
 from triptych.fusion import ChannelFusion
-from triptych.images.groups import tile_groups
+from triptych.images.groups import Sampler, tile_groups
 from triptych.images.layout import TileLayout
 from triptych.images.plan import TilePlan
 from triptych.model.stacks import gather
@@ -50,19 +50,36 @@ class ChannelGroups:
                 "fusion 'channels' needs the plans of the images to tell the tiles in the sequence "
                 "from those that zoom; call the model, or give plans"
             )
-        tokens, groups = self._layout.tokens, self._fusion.count
-        places = [
-            tile_groups(plan, self._layout, self._fusion.sampler, groups)
-            .swapaxes(0, 1)
-            .reshape(groups, -1)
-            for plan in plans
-        ]
-        finer = gather(features.flatten(0, 1), places, [plan.tiles * tokens for plan in plans])
-        finer = finer.unflatten(1, (-1, tokens))  # (G, U, P, W)
+        finer = finer_groups(
+            features, plans, self._layout, self._fusion.sampler, self._fusion.count
+        )
         own = own_tiles(plans, features.device)
-        counts = torch.tensor([plan.in_sequence for plan in plans], device=features.device)
+        counts = count_own(plans, features.device)
         joined = torch.cat([features[own], *finer], -1)
         return joined, None if mask is None else mask[own], counts
+
+
+def finer_groups(
+    features: Tensor, plans: Sequence[TilePlan], layout: TileLayout, sampler: Sampler, groups: int
+) -> Tensor:
+    """The groups of what zooms, for each tile in the sequence.
+
+    Args:
+        features: (T, P, W) of all tiles.
+        plans: of all images.
+        layout: of the P tokens.
+        sampler: how a mosaic is parted.
+        groups: G.
+
+    Returns:
+        (G, U, P, W), zeros where there is nothing finer.
+    """
+    places = [
+        tile_groups(plan, layout, sampler, groups).swapaxes(0, 1).reshape(groups, -1)
+        for plan in plans
+    ]
+    shift = [plan.tiles * layout.tokens for plan in plans]
+    return gather(features.flatten(0, 1), places, shift).unflatten(1, (-1, layout.tokens))
 
 
 def own_tiles(plans: Sequence[TilePlan], device: torch.device) -> Tensor:
@@ -72,3 +89,8 @@ def own_tiles(plans: Sequence[TilePlan], device: torch.device) -> Tensor:
         places.append(torch.arange(first, first + plan.in_sequence, device=device))
         first += plan.tiles
     return torch.cat(places)
+
+
+def count_own(plans: Sequence[TilePlan], device: torch.device) -> Tensor:
+    """Tiles in the sequence of each image (I,)."""
+    return torch.tensor([plan.in_sequence for plan in plans], device=device)

@@ -6,11 +6,18 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from triptych.connectors import ConnectorSpec
 from triptych.errors import RecipeError
-from triptych.fusion import ChannelFusion, FusionSpec, SpliceFusion, find_zoom
+from triptych.fusion import (
+    ChannelFusion,
+    DeepStackFusion,
+    FusionSpec,
+    SpliceFusion,
+    find_zoom,
+)
+from triptych.fusion.levels import check_levels
 from triptych.images.arrange import check_layout
 from triptych.images.layout import TileLayout
 from triptych.images.tiling import FixedTiling, TilingSpec, Zoom
-from triptych.model.spec import check_stacks, find_conflict
+from triptych.model.spec import check_blocks, check_stacks, find_conflict
 from triptych.spec import Spec, validate
 from triptych.towers import TowerGrid, TowerSpec, common_layout
 
@@ -60,6 +67,8 @@ class Panels(Spec):
     @property
     def joins_before_connector(self) -> bool:
         """Whether the connector is given the tiles of the sequence alone."""
+        if isinstance(self.fusion, DeepStackFusion):
+            return self.fusion.in_tower
         return isinstance(self.fusion, ChannelFusion)
 
     @property
@@ -72,6 +81,9 @@ class Panels(Spec):
         layout = self.connector.layout(self.tower_layout)
         check_layout(self.tiling, layout, masks_padding=self.connector.masks_padding)
         check_stacks(self.fusion, self.tiling, layout)
+        check_blocks(self.fusion, self.towers)
+        if isinstance(self.fusion, DeepStackFusion) and self.fusion.levels:
+            check_levels(self.tower_layout, self.connector.block)
         return layout
 
 

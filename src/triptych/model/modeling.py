@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
 from triptych.attention import Rule
-from triptych.fusion import ChannelFusion, CrossFusion, DeepStackFusion, FusionSpec
+from triptych.fusion import ChannelFusion, CrossFusion, DeepStackFusion
 from triptych.fusion.cross import SequenceMasks
 from triptych.language.head import VocabularyHead, cross_entropy, supervised
 from triptych.model.attention import (
@@ -21,16 +21,18 @@ from triptych.model.attention import (
     find_kinds,
 )
 from triptych.model.channels import ChannelGroups
-from triptych.model.configuration import TriptychConfig
+from triptych.model.configuration import Panels, TriptychConfig
 from triptych.model.cross import CrossArguments, cached_tokens
 from triptych.model.deepstack import StackArguments, check_given
 from triptych.model.generation import ImageGenerationMixin
+from triptych.model.inside import TowerGroups
 from triptych.model.new_tokens import NewTokens
 from triptych.model.output import TriptychOutput
 from triptych.model.seeing import SeeingMixin
 from triptych.model.stacks import make_producer
 from triptych.model.tiles import TileTokens
 from triptych.model.vision import Images
+from triptych.towers import Enter, Tap
 
 
 class TriptychForConditionalGeneration(SeeingMixin, PreTrainedModel, ImageGenerationMixin):
@@ -63,6 +65,7 @@ class TriptychForConditionalGeneration(SeeingMixin, PreTrainedModel, ImageGenera
         self.layout, self.tile_size = panels.layout, panels.tile_size
         self.tiles_at_once: int | None = None
         self._every_part: Literal["tiles", "features"] | None = None
+        self.connected_width = panels.connected_width
         self.connector = panels.connector.build(
             panels.tower_layout, panels.connected_width, text.hidden_size
         )
@@ -82,20 +85,26 @@ class TriptychForConditionalGeneration(SeeingMixin, PreTrainedModel, ImageGenera
             language_model.set_attn_implementation(implementation)
         self._attention.check(language_model)
         self.language_model = language_model
-        self._set_fusion(panels.fusion, language_model)
+        self._set_fusion(panels, language_model)
         self._head = VocabularyHead(text.to_dict())
         self.post_init()
 
-    def _set_fusion(self, fusion: FusionSpec, language_model: PreTrainedModel) -> None:
-        self._cross, self._stacks, self._channels = None, None, None
+    def _set_fusion(self, panels: Panels, language_model: PreTrainedModel) -> None:
+        fusion, width = panels.fusion, language_model.config.hidden_size
+        self._cross, self._stacks, self._channels, self._inside = None, None, None, None
+        self.tower_part: Enter | Tap | None = None
         self.cross_layers, self.stack_producer = None, None
         self._zeros_in_sequence = False
         if isinstance(fusion, CrossFusion):
             self._cross = CrossArguments(fusion, language_model)
             self.cross_layers = self._cross.layers
+        elif isinstance(fusion, DeepStackFusion) and fusion.in_tower:
+            self._inside = TowerGroups(fusion, self.towers, self.tower_layout)
+            self.tower_part = self._inside.first_part
         elif isinstance(fusion, DeepStackFusion):
+            self.tower_part = Tap(fusion.levels) if fusion.levels else None
             self._stacks = StackArguments(fusion, language_model)
-            self.stack_producer = make_producer(fusion, self.layout)
+            self.stack_producer = make_producer(fusion, panels, width)
             self._zeros_in_sequence = fusion.sequence == "zeros"
         elif isinstance(fusion, ChannelFusion):
             self._channels = ChannelGroups(fusion, self.tower_layout)

@@ -22,10 +22,12 @@ from triptych.model.channels import ChannelGroups
 from triptych.model.configuration import TriptychConfig
 from triptych.model.cross import CrossArguments, Visual, arrange, hide, refuse_embeddings
 from triptych.model.deepstack import StackArguments, spread
+from triptych.model.inside import TowerGroups
 from triptych.model.new_tokens import NewTokens
 from triptych.model.stacks import SeenTiles, StackProducer
 from triptych.model.tiles import TileTokens
 from triptych.model.vision import Images, check_mask, encode_tiles
+from triptych.towers import Enter, Tap
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,11 @@ class SeeingMixin:
     towers: nn.ModuleList
     tower_layout: TileLayout
     tower_width: int
+    connected_width: int
     tile_size: int
     tiles_at_once: int | None
     _every_part: Literal["tiles", "features"] | None
+    tower_part: Enter | Tap | None
     connector: Connector
     tile_tokens: TileTokens
     new_tokens: NewTokens | None
@@ -62,6 +66,7 @@ class SeeingMixin:
     _cross: CrossArguments | None
     _stacks: StackArguments | None
     _channels: ChannelGroups | None
+    _inside: TowerGroups | None
     _zeros_in_sequence: bool
 
     def get_input_embeddings(self) -> nn.Module:
@@ -69,8 +74,14 @@ class SeeingMixin:
         raise NotImplementedError
 
     def encode_tiles(self, pixel_values: Tensor) -> Tensor:
-        """Tower features (T, P, D) of uint8 tiles (T, 3, S, S), channels of all towers."""
-        return encode_tiles(self.towers, pixel_values, self.tower_layout, self.tiles_at_once)
+        """Tower features (T, P, D) of uint8 tiles (T, 3, S, S), channels of all towers.
+
+        Where the fusion taps levels of the towers their channels follow; where it adds groups
+        inside the tower, this is what enters the first of these blocks.
+        """
+        return encode_tiles(
+            self.towers, pixel_values, self.tower_layout, self.tiles_at_once, self.tower_part
+        )
 
     def get_image_features(
         self,
@@ -83,8 +94,9 @@ class SeeingMixin:
     ) -> Tensor:
         """Visual tokens (T, V, D) of tiles, or of their cached tower features.
 
-        With a connector that samples whole images they are (I, V, D). With fusion ``channels``
-        the T tiles are those in the sequence, and ``plans`` say which of the given these are.
+        With a connector that samples whole images they are (I, V, D). With fusion ``channels``,
+        and with groups added inside the tower, the T tiles are those in the sequence, and
+        ``plans`` say which of the given these are.
 
         Raises:
             SpanError: ``patch_mask`` does not fit, or leaves nothing of a tile; or plans lack.
@@ -110,10 +122,15 @@ class SeeingMixin:
         tiles_per_image: Tensor | None,
         plans: Sequence[TilePlan] | None,
     ) -> Tensor:
+        if self._inside is not None:
+            features, mask, tiles_per_image = self._inside.join(
+                features, mask, plans, self.tiles_at_once
+            )
         if mask is not None:
             check_mask(mask, features, tiles_per_image, self.tower_layout.prefix)
         if self._channels is not None:
             features, mask, tiles_per_image = self._channels.join(features, mask, plans)
+        features = features[..., : self.connected_width]
         dtype = next(self.connector.parameters()).dtype
         return cast(Tensor, self.connector(features.to(dtype), mask, tiles_per_image))
 
@@ -223,13 +240,20 @@ class SeeingMixin:
             blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
             features = self.encode_tiles(blank)
         else:
-            features = torch.zeros(1, self.tower_layout.tokens, self.tower_width, device=device)
+            features = torch.zeros(1, *self._feature_shape, device=device)
         visual = self._connect(features, None, None, [plan])
         tokens = cast(Tensor, self.tile_tokens(visual, None))
         if self.stack_producer is None:
             return tokens
         stacks = self.stack_producer(SeenTiles(features, visual, [plan]))
         return torch.cat([tokens, stacks.flatten(0, 1)])
+
+    @property
+    def _feature_shape(self) -> tuple[int, int]:
+        """Tokens and channels of what ``encode_tiles`` gives of a tile."""
+        tokens = self.tower_layout.tokens if self._inside is None else self._inside.tokens
+        levels = len(self.tower_part.blocks) if isinstance(self.tower_part, Tap) else 0
+        return tokens, self.tower_width * (1 + levels)
 
     def _stack_nothing(self, embeddings: Tensor) -> Tensor | None:
         if self._stacks is None:

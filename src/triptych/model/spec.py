@@ -1,5 +1,6 @@
 """ModelSpec: the three panels of a model and how they are joined."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -21,12 +22,13 @@ from triptych.fusion import (
     find_zoom,
 )
 from triptych.fusion.deepstack import MosaicStacks, check_places
+from triptych.fusion.levels import check_levels
 from triptych.images.groups import check_sampler, check_zoom
 from triptych.images.layout import TileLayout
 from triptych.images.tiling import FixedTiling, TilingSpec
 from triptych.language import LanguageSpec, TransformersLanguage
 from triptych.spec import Spec
-from triptych.towers import TowerGrid, TowerSpec
+from triptych.towers import TowerGrid, TowerSpec, TowerSpecBase
 
 Numbered = Literal["no", "before", "after"]
 Family = Literal["auto", "chatml", "llama3", "mistral", "phi3", "gemma", "compact", "plain"]
@@ -86,8 +88,15 @@ class ModelSpec(Spec):
         language = self.language
         given = language.config if isinstance(language, TransformersLanguage) else None
         layers = (given or {}).get("num_hidden_layers")
-        if isinstance(self.fusion, DeepStackFusion) and isinstance(layers, int):
-            check_places(self.fusion.places, layers)
+        fusion = self.fusion
+        if not isinstance(fusion, DeepStackFusion):
+            return
+        if isinstance(layers, int) and not fusion.in_tower:
+            check_places(fusion.places, layers)
+        if fusion.levels:
+            check_levels(None, self.connector.block)
+        if fusion.levels or fusion.in_tower:
+            check_blocks(fusion, [tower.complete() for tower in self.towers])
 
 
 def find_conflict(fusion: FusionSpec, attention: str) -> str | None:
@@ -121,3 +130,44 @@ def check_stacks(fusion: FusionSpec, tiling: TilingSpec, layout: TileLayout) -> 
     except RecipeError as error:
         where = "model.fusion" if isinstance(fusion, ChannelFusion) else "model.fusion.producer"
         raise RecipeError(f"{where}: {error}") from None
+
+
+def check_blocks(fusion: FusionSpec, towers: Sequence[TowerSpecBase]) -> None:
+    """Refuse groups between blocks, and levels behind blocks, that a tower does not have.
+
+    Args:
+        fusion: what asks for them.
+        towers: checked where their configurations are embedded.
+
+    Raises:
+        RecipeError: gives the reason.
+    """
+    if not isinstance(fusion, DeepStackFusion):
+        return
+    if fusion.in_tower and len(towers) > 1:
+        raise RecipeError(
+            "model.fusion.producer: 'tower' counts the blocks of one tower, but the model has "
+            f"{len(towers)} towers; keep one, or take producer 'mosaic'"
+        )
+    for tower in towers:
+        if not tower.is_known:
+            continue
+        if fusion.levels:
+            _check_block(tower, tower.tappable, max(fusion.levels), "taps block")
+        elif fusion.in_tower:
+            _check_block(tower, tower.enterable, fusion.places[-1], "adds a group before block")
+
+
+def _check_block(tower: TowerSpecBase, blocks: int | None, wanted: int, does: str) -> None:
+    if blocks is None:
+        raise RecipeError(
+            f"model.fusion {does} {wanted} of the vision tower, but {tower.label} is not a row of "
+            "blocks whose states can be taken; take a tower of the kind 'small', or CLIP, SigLIP, "
+            "DINOv2 or ViT, or producer 'mosaic'"
+        )
+    if wanted >= blocks:
+        raise RecipeError(
+            f"model.fusion {does} {wanted} of the vision tower, but up to its tapped layer "
+            f"{tower.label} has {blocks} blocks, 0 to {blocks - 1}; lower the numbers, or tap a "
+            "later layer (layer: -1)"
+        )

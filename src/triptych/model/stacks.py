@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from triptych.fusion import DeepStackFusion
-from triptych.fusion.deepstack import MosaicStacks, RepeatStacks
+from triptych.fusion.deepstack import LevelStacks, MosaicStacks, RepeatStacks
+from triptych.fusion.levels import LevelMerger
 from triptych.images.arrange import arrange
 from triptych.images.groups import NOTHING, Places, Sampler, arrange_groups, tile_groups
 from triptych.images.layout import TileLayout
 from triptych.images.plan import TilePlan
+from triptych.model.configuration import Panels
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,48 @@ class RepeatProducer(StackProducer):
         return one.expand(self.groups, -1, -1)
 
 
-def make_producer(fusion: DeepStackFusion, layout: TileLayout) -> StackProducer:
-    """Make what ``fusion.producer`` says, for tiles of ``layout`` behind the connector."""
-    spec, groups = fusion.producer, len(fusion.places)
+class LevelProducer(StackProducer):
+    """One group for each tapped level of the towers, through a merger of its own (Qwen3-VL).
+
+    Args:
+        levels: how many.
+        panels: give the layouts of tokens and the channels of the towers.
+        out: width of the language model.
+    """
+
+    def __init__(self, levels: int, panels: Panels, out: int) -> None:
+        super().__init__()
+        self.layout, self.width = panels.layout, panels.tower_width
+        tile, side = panels.tower_layout, panels.connector.block or 1
+        self.mergers = nn.ModuleList(
+            LevelMerger(tile, side, self.width, out) for _ in range(levels)
+        )
+
+    def forward(self, tiles: SeenTiles) -> Tensor:
+        """Groups (G, N, D), zeros where a learnable token stands."""
+        places = [own_places(plan, self.layout)[None] for plan in tiles.plans]
+        shift = [plan.tiles * self.layout.tokens for plan in tiles.plans]
+        _, *levels = tiles.features.split(self.width, -1)
+        groups = []
+        for level, merger in zip(levels, self.mergers, strict=True):
+            merged = merger(level.to(next(merger.parameters()).dtype))
+            groups.append(gather(merged.flatten(0, 1), places, shift))
+        return torch.cat(groups)
+
+
+def make_producer(fusion: DeepStackFusion, panels: Panels, out: int) -> StackProducer:
+    """Make what ``fusion.producer`` says.
+
+    Args:
+        fusion: says it.
+        panels: give the layouts of tokens.
+        out: width of the language model.
+    """
+    spec, groups, layout = fusion.producer, len(fusion.places), panels.layout
     if isinstance(spec, RepeatStacks):
         return RepeatProducer(groups, layout)
+    if isinstance(spec, LevelStacks):
+        return LevelProducer(groups, panels, out)
     assert isinstance(spec, MosaicStacks)
     return MosaicProducer(spec.sampler, groups, layout)
 

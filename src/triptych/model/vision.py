@@ -3,7 +3,10 @@
 Shape suffixes: B batch, S sequence, I images, T tiles, P tokens of a tile, D width.
 """
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -13,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from triptych.errors import SpanError
 from triptych.fusion.spans import check_spans
 from triptych.images.layout import TileLayout
-from triptych.towers import Tower, align
+from triptych.towers import Enter, Tap, Tower, align
 
 IMAGE_INPUTS = (
     "pixel_values",
@@ -116,6 +119,7 @@ def encode_tiles(
     pixel_values: Tensor,
     layout: TileLayout,
     tiles_at_once: int | None = None,
+    part: Enter | Tap | None = None,
 ) -> Tensor:
     """Run every tower on the tiles (T, 3, S, S) and concatenate their channels: (T, P, D).
 
@@ -126,29 +130,49 @@ def encode_tiles(
         pixel_values: uint8 (T, 3, S, S).
         layout: what the tokens of every tower are brought to.
         tiles_at_once: most tiles in one pass of a tower; all when None.
+        part: taps further levels, whose channels follow level by level; or ends before a block of
+            the only tower, so that what it gives is that block's input.
     """
-    features = []
+    levels = len(part.blocks) if isinstance(part, Tap) else 0
+    features: list[list[Tensor]] = [[] for _ in range(1 + levels)]
     for tower in towers:
-        trains = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
-        with torch.set_grad_enabled(trains):
-            tokens = _encode(cast(Tower, tower), pixel_values, tiles_at_once)
-            features.append(align(tokens, cast(Tower, tower).layout, layout))
-    return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+        own = cast(Tower, tower)
+        with autograd_where_trained(own):
+            tokens = in_chunks(
+                partial(own, part=part) if part else own, [pixel_values], tiles_at_once
+            )
+            if isinstance(part, Enter):
+                return tokens
+            aligned = align(tokens, own.layout, layout)
+        for channels, level in zip(features, aligned.chunk(1 + levels, -1), strict=True):
+            channels.append(level)
+    parts = [one for channels in features for one in channels]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-def _encode(tower: Tower, tiles: Tensor, at_once: int | None) -> Tensor:
-    """Tokens of all tiles, in chunks where there are more than ``at_once``.
+def autograd_where_trained(tower: nn.Module) -> AbstractContextManager[object]:
+    """Leave autograd on where it is and ``tower`` has parameters that train."""
+    trains = any(parameter.requires_grad for parameter in tower.parameters())
+    return torch.set_grad_enabled(torch.is_grad_enabled() and trains)
+
+
+def in_chunks(run: Callable[..., Tensor], given: Sequence[Tensor], at_once: int | None) -> Tensor:
+    """Run on tiles in chunks where there are more than ``at_once``.
 
     With gradients each chunk is computed again in the backward pass, so that the activations of
     one chunk are held at a time.
+
+    Args:
+        run: takes as many tensors as are given.
+        given: tensors with the tiles in their first dimension.
+        at_once: most tiles in a chunk; all when None.
     """
-    if at_once is None or len(tiles) <= at_once:
-        return cast(Tensor, tower(tiles))
+    if at_once is None or len(given[0]) <= at_once:
+        return run(*given)
+    chunks = zip(*(one.split(at_once) for one in given), strict=True)
     if torch.is_grad_enabled():
-        parts = [checkpoint(tower, part, use_reentrant=False) for part in tiles.split(at_once)]
-    else:
-        parts = [tower(part) for part in tiles.split(at_once)]
-    return torch.cat(parts)
+        return torch.cat([checkpoint(run, *chunk, use_reentrant=False) for chunk in chunks])
+    return torch.cat([run(*chunk) for chunk in chunks])
 
 
 def repeat_images(

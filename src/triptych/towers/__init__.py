@@ -9,6 +9,7 @@ from triptych.towers.efficientnet_lite import EfficientNetLiteTower
 from triptych.towers.encoder import TransformersTower
 from triptych.towers.fingerprint import fingerprint
 from triptych.towers.mixing import TowerGrid, align, common_layout
+from triptych.towers.passes import Enter, Leave, Tap
 from triptych.towers.qwen_vl import QwenVlTower
 from triptych.towers.small import SmallTower
 
@@ -28,8 +29,11 @@ __all__ = [
     "TOWERS",
     "BlockTower",
     "EfficientNetLiteTower",
+    "Enter",
+    "Leave",
     "QwenVlTower",
     "SmallTower",
+    "Tap",
     "Tower",
     "TowerGrid",
     "TowerSpec",

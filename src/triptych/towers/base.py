@@ -7,7 +7,7 @@ blocks see), D width, S side of a tile in pixels.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -81,14 +81,35 @@ class Tower(nn.Module, ABC):
         return self
 
 
+class Part(Protocol):
+    """A part of a pass through a tower of blocks, see ``passes``."""
+
+    def run(self, tower: "BlockTower", given: Tensor) -> Tensor:
+        """Run it on what enters."""
+
+
 class BlockTower(Tower):
     """A tower of equal transformer blocks, which can be run one by one.
 
     Attributes:
         depth: number of blocks.
+        prefix: tokens before the grid inside the tower: CLS, then registers.
     """
 
     depth: int
+    prefix: int = 0
+
+    def forward(self, tiles: Tensor, part: Part | None = None) -> Tensor:
+        """Encode tiles, or run a part of that.
+
+        Args:
+            tiles: uint8 (T, 3, S, S), or what ``part`` begins with.
+            part: default: the whole pass.
+
+        Returns:
+            Tokens (T, P, D), or what ``part`` gives.
+        """
+        return super().forward(tiles) if part is None else part.run(self, tiles)
 
     @abstractmethod
     def embed(self, pixels: Tensor) -> Tensor:
@@ -154,6 +175,20 @@ class TowerSpecBase(Spec, ABC):
         Raises:
             RecipeError: when the source cannot be read or names an unknown family.
         """
+
+    def complete(self) -> Self:
+        """The spec with what can be filled in without its source."""
+        return self
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the architecture is known without the source."""
+        return True
+
+    @property
+    def label(self) -> str:
+        """What to call the tower in a message."""
+        return f"the tower '{self.model_dump()['kind']}'"
 
     @abstractmethod
     def build(self) -> Tower:

@@ -82,6 +82,26 @@ class TransformersTower(TowerSpecBase):
         resolved._check(family)
         return resolved
 
+    def complete(self) -> Self:
+        """The spec with its config written out, where it has one.
+
+        Raises:
+            RecipeError: the config is not valid.
+        """
+        if self.config is None:
+            return self
+        return self.model_copy(update={"config": complete_config(self.config, self._where)})
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the spec has a config."""
+        return self.config is not None
+
+    @property
+    def label(self) -> str:
+        """The family of the encoder."""
+        return f"the tower '{self._family.model_type}'"
+
     def build(self) -> Tower:
         """The encoder up to the tapped layer, with random weights."""
         try:
@@ -96,7 +116,8 @@ class TransformersTower(TowerSpecBase):
         if not isinstance(tower, EncoderTower):
             raise CheckpointError(f"{self._where}: expected a tower built from this spec")
         try:
-            weights = read_weights(self.source, self._family.full_config(self._config))
+            family = self._family
+            weights = read_weights(self.source, family.full_config(self._config), family.renamed)
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self._where}: weights cannot be loaded: {error}") from None
         needed = {f"encoder.{key}": key for key in tower.encoder.state_dict()}

@@ -29,12 +29,15 @@ class Family(ABC):
         model_type: as in the config of the vision part.
         mean, std: normalisation used where the source has no preprocessor_config.json.
         pinned: config values that leave out parts whose output is not used.
+        renamed: patterns of names in checkpoints of whole models, where transformers does not
+            find its vision part by itself, and what they are there.
     """
 
     model_type: str
     mean: Triple
     std: Triple
     pinned: Config = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @abstractmethod
     def depth(self, config: Config) -> int:

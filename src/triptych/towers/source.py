@@ -71,8 +71,15 @@ def complete_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def read_weights(source: str, config: PretrainedConfig) -> dict[str, Tensor]:
+def read_weights(
+    source: str, config: PretrainedConfig, renamed: Mapping[str, str]
+) -> dict[str, Tensor]:
     """The weights of the vision part of a hub id or folder, from safetensors only.
+
+    Args:
+        source: the hub id or folder.
+        config: of the vision part.
+        renamed: patterns of names in whole checkpoints, and what they are in the vision part.
 
     Raises:
         OSError, ValueError, RuntimeError: as transformers does.
@@ -82,7 +89,11 @@ def read_weights(source: str, config: PretrainedConfig) -> dict[str, Tensor]:
     logging.set_verbosity_error()
     try:
         encoder, report = AutoModel.from_pretrained(
-            source, config=config, use_safetensors=True, output_loading_info=True
+            source,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            key_mapping=dict(renamed) or None,
         )
     finally:
         logging.set_verbosity(verbosity)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from triptych.data.features import FeatureCache, fingerprint_of
+from triptych.data.feature_name import fingerprint_of
+from triptych.data.features import FeatureCache
 from triptych.data.loader import Loader
 from triptych.data.spec import DataSpec
 from triptych.model.tilings import with_tiling
@@ -144,7 +145,10 @@ class StageData:
         digest = hashlib.sha256(form.tiling.encode()).hexdigest()[:8]
         folder = self.folder / ("features" if own else f"features-{digest}")
         fingerprint = fingerprint_of(
-            cast(Iterable[Tower], self.model.towers), processor, self.model.tower_layout
+            cast(Iterable[Tower], self.model.towers),
+            processor,
+            self.model.tower_layout,
+            self.model.tower_part,
         )
         if self.engine.is_main:
             self._cache_features(folder, fingerprint, processor, list(loaders.values()))
