@@ -79,7 +79,8 @@ def finer_groups(
         for plan in plans
     ]
     shift = [plan.tiles * layout.tokens for plan in plans]
-    return gather(features.flatten(0, 1), places, shift).unflatten(1, (-1, layout.tokens))
+    found = gather(features.flatten(0, 1), places, shift)
+    return found.reshape(groups, -1, layout.tokens, features.shape[-1])
 
 
 def own_tiles(plans: Sequence[TilePlan], device: torch.device) -> Tensor:
