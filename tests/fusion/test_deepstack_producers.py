@@ -130,6 +130,7 @@ def test_levels_train_with_the_fusion_and_reach_the_tower() -> None:
     for part in (model.stack_producer, model.towers):
         assert all(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
     features = model.encode_tiles(batch.pop("pixel_values")).detach().requires_grad_()
+    assert features.shape[1:] == model.feature_shape
     model(**batch, tile_features=features, labels=batch["input_ids"]).loss.backward()
     assert features.grad is not None
     levels = features.grad.split(16, -1)

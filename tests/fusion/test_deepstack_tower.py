@@ -74,6 +74,8 @@ def test_the_tower_gives_what_the_oracle_gives(name: str) -> None:
     model, processor = make_v(SMALL if name == "small" else family(name))
     side = model.tile_size
     images = [picture(n, size) for n, size in enumerate(SIZES)]
+    one = torch.from_numpy(processor.tiles(images[0]))[:1]
+    assert model.encode_tiles(one).shape[1:] == model.feature_shape
     found = tokens_of(model, processor, *images)
     assert len(found) == len(images)
     grids = set()

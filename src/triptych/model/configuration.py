@@ -54,6 +54,16 @@ class Panels(Spec):
         return sum(tower.width for tower in self.towers)
 
     @property
+    def feature_shape(self) -> tuple[int, int]:
+        """Tokens and channels of what the model keeps of a tile, before the connector."""
+        fusion, width = self.fusion, self.tower_width
+        if not isinstance(fusion, DeepStackFusion):
+            return self.tower_layout.tokens, width
+        if fusion.in_tower:
+            return self.towers[0].inner_tokens, width
+        return self.tower_layout.tokens, width * (1 + len(fusion.levels))
+
+    @property
     def connected_width(self) -> int:
         """Channels of a token that the connector takes, those of joined groups included."""
         groups = self.fusion.count if isinstance(self.fusion, ChannelFusion) else 0

@@ -32,7 +32,6 @@ class TowerGroups:
 
     Attributes:
         first_part: from tiles to the states before the first group.
-        tokens: Q.
     """
 
     def __init__(self, fusion: DeepStackFusion, towers: nn.ModuleList, layout: TileLayout) -> None:
@@ -41,7 +40,6 @@ class TowerGroups:
         self.first_part = Enter(fusion.places[0])
         own = self._tower.layout
         self._grid = TileLayout(own.rows, own.columns)
-        self.tokens = self._tower.prefix + self._grid.tokens
 
     @property
     def _tower(self) -> BlockTower:

@@ -65,7 +65,7 @@ class TriptychForConditionalGeneration(SeeingMixin, PreTrainedModel, ImageGenera
         self.layout, self.tile_size = panels.layout, panels.tile_size
         self.tiles_at_once: int | None = None
         self._every_part: Literal["tiles", "features"] | None = None
-        self.connected_width = panels.connected_width
+        self.connected_width, self.feature_shape = panels.connected_width, panels.feature_shape
         self.connector = panels.connector.build(
             panels.tower_layout, panels.connected_width, text.hidden_size
         )

@@ -54,6 +54,7 @@ class SeeingMixin:
     tower_layout: TileLayout
     tower_width: int
     connected_width: int
+    feature_shape: tuple[int, int]
     tile_size: int
     tiles_at_once: int | None
     _every_part: Literal["tiles", "features"] | None
@@ -240,20 +241,13 @@ class SeeingMixin:
             blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
             features = self.encode_tiles(blank)
         else:
-            features = torch.zeros(1, *self._feature_shape, device=device)
+            features = torch.zeros(1, *self.feature_shape, device=device)
         visual = self._connect(features, None, None, [plan])
         tokens = cast(Tensor, self.tile_tokens(visual, None))
         if self.stack_producer is None:
             return tokens
         stacks = self.stack_producer(SeenTiles(features, visual, [plan]))
         return torch.cat([tokens, stacks.flatten(0, 1)])
-
-    @property
-    def _feature_shape(self) -> tuple[int, int]:
-        """Tokens and channels of what ``encode_tiles`` gives of a tile."""
-        tokens = self.tower_layout.tokens if self._inside is None else self._inside.tokens
-        levels = len(self.tower_part.blocks) if isinstance(self.tower_part, Tap) else 0
-        return tokens, self.tower_width * (1 + levels)
 
     def _stack_nothing(self, embeddings: Tensor) -> Tensor | None:
         if self._stacks is None:

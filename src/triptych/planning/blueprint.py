@@ -58,7 +58,7 @@ class Blueprint:
         if isinstance(fusion, CrossFusion):
             first = fusion.start + ((self.layers - fusion.start) % fusion.every or fusion.every)
             depths = (first, first + fusion.every)
-        elif isinstance(fusion, DeepStackFusion):
+        elif isinstance(fusion, DeepStackFusion) and not fusion.in_tower:
             depths = (max(fusion.places) + 1, max(fusion.places) + 2)
         else:
             depths = (1, 2)

@@ -87,7 +87,7 @@ class Workload:
             return inputs
         panels, tiles = blueprint.panels, rows * self.tiles
         if encoded:
-            shape = (tiles, panels.tower_layout.tokens, panels.tower_width)
+            shape = (tiles, *panels.feature_shape)
             inputs["tile_features"] = torch.empty(shape, device="meta")
         else:
             inputs["pixel_values"] = pixels(tiles, panels.tile_size)

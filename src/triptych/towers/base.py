@@ -218,6 +218,11 @@ class TowerSpecBase(Spec, ABC):
         """Channels of a token."""
 
     @property
+    def inner_tokens(self) -> int:
+        """Tokens of a tile inside the tower."""
+        return self.layout.tokens
+
+    @property
     def enterable(self) -> int | None:
         """Transformer blocks between which states can be changed; None where there are none."""
         return None

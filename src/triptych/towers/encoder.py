@@ -150,6 +150,11 @@ class TransformersTower(TowerSpecBase):
         return self.size
 
     @property
+    def inner_tokens(self) -> int:
+        """CLS, registers and the grid."""
+        return self._family.prefix(self._config) + self.layout.rows * self.layout.columns
+
+    @property
     def enterable(self) -> int | None:
         """Blocks up to the tapped layer; None for convolutions, and for DINOv3."""
         family = self._family
