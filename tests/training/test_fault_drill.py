@@ -16,7 +16,7 @@ from tests.training.tiny import losses, recipe, stage
 from triptych.data.spec import BatchSpec
 from triptych.recipe import Recipe, save_recipe
 
-WATCHDOG_SECONDS = 150
+WATCHDOG_SECONDS = 280
 STEPS = 16
 ENGINES: dict[str, dict[str, Any]] = {
     "ddp": {"engine": "ddp"},
@@ -86,6 +86,7 @@ def kill_one(process: "subprocess.Popen[bytes]", run: Path, step: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * WATCHDOG_SECONDS)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find the ranks")
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_killed_rank_leaves_no_trace(name: str, tmp_path: Path) -> None:
