@@ -50,6 +50,8 @@ ENTRIES: dict[str, Any] = {
     "detection": SCENE, "grounding": SCENE, "pose": SCENE, "layout": SCENE,
     "language": {"instruction": "Q", "input": "i", "output": "A", "system_prompt": "s"},
     "words": {**SCENE, "level": 3},
+    "vlguard": {"id": "1", "image": "a.png", "safe": False, "harmful_category": "privacy",
+        "instr-resp": {"instruction": "Read the name.", "response": "I cannot."}},
 }  # fmt: skip
 MMC4 = {"text_list": ["a", "b"], "image_info": [{"image_name": "a", "matched_text_index": 1}]}
 JUNK: list[Any] = [

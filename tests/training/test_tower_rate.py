@@ -28,16 +28,20 @@ class WatchedEngine(SingleEngine):
         self.moved: dict[int, float] = {}
 
     def prepare(
-        self, model: nn.Module, make_optimizer: OptimizerFactory
+        self,
+        model: TriptychForConditionalGeneration,
+        make_optimizer: OptimizerFactory,
+        max_norm: float | None,
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        module, self.optimizer = super().prepare(model, make_optimizer)
+        module, self.optimizer = super().prepare(model, make_optimizer, max_norm)
         return module, self.optimizer
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
+    def update(self, optimizer: torch.optim.Optimizer) -> float:
         before = [(one, one.detach().clone()) for one in parameters(optimizer)]
-        super().step(optimizer)
+        norm = super().update(optimizer)
         for one, old in before:
             self.moved.setdefault(id(one), float((one.detach() - old).abs().max()))
+        return norm
 
 
 def parameters(optimizer: torch.optim.Optimizer) -> Sequence[Tensor]:
