@@ -23,7 +23,7 @@ LAYERS = (
     ("synth", "inference"),
     ("training",),
     ("recipe",),
-    ("evaluation", "serving", "planning"),
+    ("evaluation", "serving", "planning", "export"),
     ("cli",),
     ("__main__",),
 )

@@ -15,7 +15,7 @@ from triptych.model import TriptychForConditionalGeneration
 from triptych.recipe import Recipe, load_recipe, save_recipe
 from triptych.training.lora import add_lora
 from triptych.training.run import train
-from triptych.training.stages import LanguagePartSpec
+from triptych.training.tuning import TunedPartSpec
 
 STAGES = (stage("align", steps=2), stage("all", steps=2, train={"language": "lora"}))
 
@@ -46,7 +46,7 @@ def test_an_override_trains_with_lora_on_cached_features_and_reloads(tmp_path: P
 def test_lora_with_labels_equals_the_oracle() -> None:
     """Samples of two, one and no image, with the loss on their answers."""
     model, processor = make()
-    add_lora(model.language_model, LanguagePartSpec(mode="lora", rank=2))
+    add_lora(model.language_model, TunedPartSpec(mode="lora", rank=2))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)

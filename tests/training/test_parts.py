@@ -148,6 +148,19 @@ def test_cast_frozen_spares_what_any_stage_trains(tmp_path: Path) -> None:
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
+def test_cast_frozen_leaves_the_positions_exact(tmp_path: Path) -> None:
+    """Training in bf16 turns queries and keys as the saved model does."""
+    model, _, _ = build(tmp_path)
+    name = "language_model.model.rotary_emb.inv_freq"
+    before = dict(model.named_buffers())[name].clone()
+    assert not torch.equal(before, before.bfloat16().float())
+    cast_frozen(model, [stage()], torch.bfloat16)
+    assert {p.dtype for p in model.language_model.parameters()} == {torch.bfloat16}
+    after = dict(model.named_buffers())[name]
+    assert after.dtype == torch.float32
+    assert torch.equal(after, before)
+
+
 def test_the_table_names_every_part(tmp_path: Path) -> None:
     model, _, _ = build(tmp_path)
     spec = stage(learning_rate=1e-3, train={"language": {"mode": "lora", "learning_rate": 2e-4}})

@@ -17,8 +17,12 @@ from triptych.recipe import Recipe, save_recipe
 from triptych.training.reporter import Reporter
 from triptych.training.run import train
 
+ADAPTED = {
+    "language": {"mode": "lora", "dropout": 0.2},
+    "towers": {"mode": "lora", "dora": True, "targets": {"mlp": {"rank": 4}}},
+}
 STAGES = (
-    stage("align", steps=3, data={"a": 1}, train={"language": {"mode": "lora", "dropout": 0.2}}),
+    stage("align", steps=3, data={"a": 1}, train=ADAPTED),
     stage("full", steps=3, train={"towers": 1e-3, "language": "full"}),
 )
 

@@ -36,6 +36,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb("triptych.cli.train:train", "Train a model from a recipe, or resume a run."),
     "eval": Verb("triptych.cli.evaluate:evaluate", "Score a model on held-out records."),
     "study": Verb("triptych.cli.study:study", "Train and compare several models and seeds."),
+    "export": Verb("triptych.cli.export:export", "Write a model for other programs to load."),
     "chat": Verb("triptych.cli.chat:chat", "Talk with a model about images."),
     "replay": Verb("triptych.cli.replay:replay", "Let a model answer a record's conversation."),
     "data": Verb(

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from triptych.errors import RecipeError
+from triptych.language.quantize import BnbQuantize
 from triptych.language.tokenizer import TrainedTokenizer
 from triptych.language.transformers_lm import TransformersLanguage
 from triptych.spec import Spec
@@ -37,6 +38,8 @@ class SmolLM2Language(Spec):
     """Folder that keeps the converted weights; default: triptych/ in the user's cache folder."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision in which the weights are held."""
+    quantize: BnbQuantize | None = None
+    """Hold the weights in 4 or 8 bits while a run trains; needs a CUDA GPU and LoRA."""
 
     def read_config(self) -> dict[str, Any]:
         """Read the configuration, converting the GGUF file on the first call."""

@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from triptych.errors import RecipeError
+from triptych.language.quantize import BnbQuantize
 from triptych.language.tokenizer import TrainedTokenizer
 from triptych.spec import Spec
 
@@ -29,6 +30,8 @@ class TransformersLanguage(Spec):
     """Hub id or folder of the tokenizer, or one trained on the data; default: the source's own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision in which the weights are held."""
+    quantize: BnbQuantize | None = None
+    """Hold the weights in 4 or 8 bits while a run trains; needs a CUDA GPU and LoRA."""
 
     @model_validator(mode="after")
     def _has_an_origin(self) -> Self:

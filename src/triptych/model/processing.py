@@ -116,6 +116,19 @@ class TriptychProcessor(ProcessorMixin):
         visual = image_tokens(self.plan(width, height), self.layout)
         return sequence_tokens(visual, outside=self.settings.outside)
 
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What the chat template needs to know beside the messages."""
+        return {
+            "image_token": IMAGE_TOKEN,
+            "image_start": IMAGE_START,
+            "image_end": IMAGE_END,
+            "numbered": self.settings.numbered,
+            "tags": self.settings.tags,
+            "bos_token": self.tokenizer.bos_token or "",
+            "end_token": self.end_token,
+        }
+
     def segments(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False
     ) -> list[Segment]:
@@ -124,15 +137,7 @@ class TriptychProcessor(ProcessorMixin):
             cast(str, self.chat_template),
             messages,
             add_generation_prompt=add_generation_prompt,
-            variables={
-                "image_token": IMAGE_TOKEN,
-                "image_start": IMAGE_START,
-                "image_end": IMAGE_END,
-                "numbered": self.settings.numbered,
-                "tags": self.settings.tags,
-                "bos_token": self.tokenizer.bos_token or "",
-                "end_token": self.end_token,
-            },
+            variables=self.template_variables,
         )
 
     def encode(

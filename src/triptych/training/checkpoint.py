@@ -22,6 +22,7 @@ from triptych.errors import CheckpointError
 from triptych.training import rng
 from triptych.training.engines.base import Engine
 from triptych.training.files import remove_folder, remove_temporary, write_text
+from triptych.training.lora import plain_name
 
 FILES = ("rng.safetensors", "state.json")
 FORMAT = 2
@@ -91,7 +92,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: a tensor of the checkpoint is not in the model, or has another shape,
-                or one that trains is not in the checkpoint.
+                or one that trains, or trained in an earlier stage, is not in the checkpoint.
         """
         own, found = dict(tensors(model)), set()
         for name, value in self._stored("weights"):
@@ -112,6 +113,12 @@ class Checkpoint:
                 f"{self.folder}: '{absent[0]}' (and {len(absent) - 1} more) trains in this stage "
                 "but is not in the checkpoint; the stages of a run must not change before it is "
                 "resumed"
+            )
+        lost = sorted(set(self.progress.trained) - {plain_name(name) for name in found})
+        if lost:  # they would keep their values of start/
+            raise CheckpointError(
+                f"{self.folder}: '{lost[0]}' (and {len(lost) - 1} more) was trained but is in none "
+                "of its files; the checkpoint is incomplete, go on from another one"
             )
 
     def load_optimizer(

@@ -10,7 +10,8 @@ from torch import nn
 
 from triptych.errors import RecipeError
 from triptych.training.lora import add_lora, merge_lora, plain_name
-from triptych.training.stages import LanguagePartSpec, OptimizerSpec, PartSpec, StageSpec
+from triptych.training.stages import OptimizerSpec, PartSpec, StageSpec
+from triptych.training.tuning import TunedPartSpec
 
 if TYPE_CHECKING:
     from triptych.model.modeling import TriptychForConditionalGeneration
@@ -23,14 +24,14 @@ class Part:
     Attributes:
         name: of the part.
         module: has its parameters.
-        mode: how it trains, or ``frozen``.
+        spec: how it trains.
         learning_rate: peak.
         apart: a module inside of it that is a part of its own.
     """
 
     name: str
     module: nn.Module
-    mode: str
+    spec: PartSpec | TunedPartSpec
     learning_rate: float
     apart: nn.Module | None = None
 
@@ -39,6 +40,13 @@ class Part:
         """Its parameters, without those of the part inside of it."""
         others = set() if self.apart is None else {id(p) for p in self.apart.parameters()}
         return [p for p in self.module.parameters() if id(p) not in others]
+
+    @property
+    def mode(self) -> str:
+        """`frozen`, `lora` or `full`."""
+        if isinstance(self.spec, TunedPartSpec):
+            return self.spec.mode
+        return "full" if self.spec.train else "frozen"
 
     @property
     def parameters(self) -> int:
@@ -58,18 +66,13 @@ def stage_parts(model: "TriptychForConditionalGeneration", stage: StageSpec) -> 
     def part(
         name: str,
         module: nn.Module,
-        spec: PartSpec | LanguagePartSpec,
+        spec: PartSpec | TunedPartSpec,
         apart: nn.Module | None = None,
     ) -> Part:
-        if isinstance(spec, LanguagePartSpec):
-            mode = spec.mode
-        else:
-            mode = "full" if spec.train else "frozen"
-        return Part(name, module, mode, spec.learning_rate or stage.learning_rate, apart)
+        return Part(name, module, spec, spec.learning_rate or stage.learning_rate, apart)
 
     table = model.get_input_embeddings()
     alone = train.embeddings.train and train.language.mode != "full"
-
     return [
         *(part(name, tower, spec) for name, tower, spec in _tower_parts(model, stage)),
         part("connector", nn.ModuleList([model.connector, model.tile_tokens]), train.connector),
@@ -88,7 +91,7 @@ def _fusion_parts(model: "TriptychForConditionalGeneration") -> list[nn.Module]:
 
 def _tower_parts(
     model: "TriptychForConditionalGeneration", stage: StageSpec
-) -> list[tuple[str, nn.Module, PartSpec]]:
+) -> list[tuple[str, nn.Module, TunedPartSpec]]:
     """Name, module and spec of each tower."""
     given, towers = stage.train.towers, list(model.towers)
     specs = given if isinstance(given, tuple) else (given,) * len(towers)
@@ -107,13 +110,13 @@ def begin_stage(model: "TriptychForConditionalGeneration", stage: StageSpec) -> 
     Frozen towers run in evaluation mode, so that their batch statistics stay as they are.
 
     Raises:
-        RecipeError: the stage trains nothing, or a LoRA target matches no layer.
+        RecipeError: the stage trains nothing, or a LoRA scope matches no layer.
     """
     model.requires_grad_(False)
     parts = stage_parts(model, stage)
     for part in parts:
-        if part.mode == "lora":
-            add_lora(part.module, stage.train.language)
+        if isinstance(part.spec, TunedPartSpec) and part.mode == "lora":
+            add_lora(part.module, part.spec, part.name)
         else:
             part.module.requires_grad_(part.mode == "full")
     set_modes(model, stage)
@@ -130,13 +133,12 @@ def set_modes(model: "TriptychForConditionalGeneration", stage: StageSpec) -> No
     model.train()
     model.towers.train(stage.train.trains_towers)
     for _, tower, spec in _tower_parts(model, stage):
-        tower.train(spec.train)
+        tower.train(spec.trains)
 
 
 def end_stage(model: "TriptychForConditionalGeneration") -> list[str]:
     """Merge LoRA matrices, if there are any; returns the full names of the weights merged into."""
-    prefix = "language_model."
-    return [prefix + name for name in merge_lora(model.language_model)]
+    return merge_lora(model)
 
 
 def trained_names(parts: Sequence[Part], model: nn.Module) -> set[str]:

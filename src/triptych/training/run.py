@@ -27,6 +27,7 @@ from triptych.training.loop import Trainer
 from triptych.training.metrics import MetricsLog
 from triptych.training.objectives.table import check_objective
 from triptych.training.parts import cast_frozen
+from triptych.training.quantized import check_quantized, quantize_language
 from triptych.training.reporter import Reporter
 from triptych.training.stage_data import StageData
 from triptych.training.stages import ParallelSpec, RunSpec, StageSpec, tilings_of
@@ -69,6 +70,7 @@ def train(
     check_cache(data_spec, stages)
     check_parallel(parallel, run)
     engine = make_engine(parallel, run.precision)
+    check_quantized(model_spec, stages, parallel, run, engine.device)
     if engine.is_main and resume is None:
         check_new(run.folder)
     folder = resume or run.folder
@@ -200,6 +202,7 @@ class _Run:
         packed = any((stage.batch or self.data_spec.batch).packed for stage in self.stages)
         if packed and self.engine.device.type == "cpu":
             model.attend_by_document()
+        quantize_language(model, self.model_spec, self.engine.device)
         model.to(self.engine.home)
         return model, processor
 

@@ -22,12 +22,12 @@ from triptych.images.tiling import TilingSpec
 from triptych.spec import Spec
 from triptych.training.objectives.spec import DpoObjective, ObjectiveSpec, SftObjective
 from triptych.training.schedule import ScheduleSpec
+from triptych.training.tuning import Share, TunedPart, TunedPartSpec
 
 OWN_KEYS = {
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
     "gradient_clipping", "optimizer", "scheduler", "fp16", "bf16", "torch_autocast",
 }  # fmt: skip
-Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class PartSpec(Spec):
@@ -40,28 +40,6 @@ class PartSpec(Spec):
     """Peak learning rate of the part; the stage's own when omitted."""
 
 
-class LanguagePartSpec(Spec):
-    """How the language model trains."""
-
-    mode: Literal["frozen", "lora", "full"] = "frozen"
-    """`frozen`: not at all; `lora`: low-rank matrices, merged at the stage's end; `full`: whole."""
-
-    learning_rate: PositiveFloat | None = None
-    """Peak learning rate of the language model; the stage's own when omitted."""
-
-    rank: PositiveInt = 16
-    """Rank of the LoRA matrices."""
-
-    alpha: PositiveFloat = 32.0
-    """LoRA scale: the low-rank product is multiplied by alpha / rank."""
-
-    dropout: Share = 0.0
-    """Dropout before the LoRA matrices."""
-
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Names of the linear layers that get LoRA (such as q_proj), or all but the output layer."""
-
-
 def _part(value: object) -> object:
     """Shorthand: `true`, `false`, or a learning rate."""
     if isinstance(value, bool):
@@ -71,26 +49,15 @@ def _part(value: object) -> object:
     return value
 
 
-def _language(value: object) -> object:
-    """Shorthand: the mode alone."""
-    return {"mode": value} if isinstance(value, str) else value
-
-
 Part = Annotated[PartSpec, BeforeValidator(_part, json_schema_input_type=bool | float | PartSpec)]
-LanguagePart = Annotated[
-    LanguagePartSpec,
-    BeforeValidator(
-        _language, json_schema_input_type=Literal["frozen", "lora", "full"] | LanguagePartSpec
-    ),
-]
 
 
 class TrainSpec(Spec):
     """Which parts of the model train in a stage."""
 
-    towers: Part | tuple[Part, ...] = PartSpec(train=False)
-    """The vision towers: true, false, a learning rate, or both keys; or a list with one of these
-    for each tower."""
+    towers: TunedPart | tuple[TunedPart, ...] = TunedPartSpec()
+    """The vision towers: frozen, lora, full, true, false, a learning rate, or keys; or a list with
+    one of these for each tower."""
 
     connector: Part = PartSpec()
     """The connector between towers and language model, with the learnable tokens of the tiling:
@@ -106,14 +73,14 @@ class TrainSpec(Spec):
     """The input embeddings of a language model that is frozen or has LoRA (DeepSpeed-VisualChat);
     where they are tied to the output layer, that trains too: as the connector."""
 
-    language: LanguagePart = LanguagePartSpec()
-    """The language model: frozen, lora, full, or keys."""
+    language: TunedPart = TunedPartSpec()
+    """The language model: frozen, lora, full, true, false, a learning rate, or keys."""
 
     @property
     def trains_towers(self) -> bool:
         """Whether any tower trains."""
         towers = self.towers if isinstance(self.towers, tuple) else (self.towers,)
-        return any(tower.train for tower in towers)
+        return any(tower.trains for tower in towers)
 
 
 class OptimizerSpec(Spec):
