@@ -36,6 +36,8 @@ def trained(name: str, stage: int = 0) -> int:
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_on_80_gb(name: str) -> None:
     made = planned(name)
+    assert made.fits, made.advice
+    assert made.advice is None
     assert [stage.spec.name for stage in made.stages] == [s.name for s in recipe(name).stages]
     for stage in made.stages:
         assert stage.flops_per_sample > stage.workload.tokens * made.parts["language"]
@@ -93,6 +95,7 @@ def test_sphinx_x_joins_the_channels_of_two_towers(name: str) -> None:
         ("sphinx-x-moe", (800, 400), 779),
         ("deepstack-l-7b", (640, 640), 576),
         ("deepstack-l-13b", (100, 900), 576),
+        ("deepstack-v-13b", (640, 480), 576),
         ("deepstack-l-hd-7b", (672, 672), 576 + 48 * 49),
         ("deepstack-l-hd-13b", (336, 1344), 576 + 96 * 25),
     ],
@@ -110,6 +113,7 @@ def test_images_cost_what_the_papers_say(name: str, size: tuple[int, int], token
         ("deepstack-l-7b", (672, 336), 3),
         ("deepstack-l-7b", (1008, 336), 4),
         ("deepstack-l-hd-7b", (672, 672), 25),
+        ("deepstack-v-7b", (672, 672), 5),
     ],
 )
 def test_deepstack_looks_again_as_often_as_published(

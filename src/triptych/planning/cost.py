@@ -27,7 +27,7 @@ class Held:
         return self.activations + self.logits + self.copies
 
 
-Phase: TypeAlias = Literal["vision", "stack", "head", "layers", "tail"]
+Phase: TypeAlias = Literal["vision", "stack", "head", "loss", "layers", "tail"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
@@ -37,7 +37,8 @@ class StepCost:
 
     Attributes:
         peaks: when most is held beside gradients, in each phase of the step: before the decoder
-            layers, in their forward pass, behind them, in their backward pass, and after it.
+            layers, in their forward pass, behind them; then backward, in the same places. Within a
+            phase it is the same moment whatever the number of layers.
         flops: of forward and backward pass, without what gradient checkpointing computes again.
         bottom: when most is held in the backward pass of the decoder layer that comes last.
     """

@@ -161,6 +161,10 @@ def _changes(recipe: Recipe, made: Plan) -> Iterator[tuple[str, Change]]:
     if run.tower_tiles is None and stage.workload.tiles > 1:
         yield "run.tower_tiles=1", lambda r: _with_run(r, tower_tiles=1)
 
+    if gpus > 1 and not stage.engine.endswith("offload"):
+        name = "parallel.engine=fsdp2 parallel.offload=cpu"
+        yield name, lambda r: _with_parallel(r, engine="fsdp2", offload="cpu")
+
 
 def _with_batch(recipe: Recipe, **values: object) -> Recipe:
     batch = recipe.data.batch.model_copy(update=values)

@@ -67,6 +67,7 @@ class StepRecorder(TorchDispatchMode):
     def begin_backward(self) -> None:
         """Say that the forward pass has ended; operators with autograd are then repetitions."""
         self._in_backward = True
+        self.enter("loss")
 
     def enter(self, phase: Phase) -> None:
         """Say that a phase begins; phases come in their order, and never again."""
