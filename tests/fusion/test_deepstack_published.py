@@ -8,7 +8,7 @@ from triptych.errors import RecipeError
 from triptych.images import image_tokens, plan_tiles
 from triptych.model.configuration import Panels
 from triptych.recipe import load_recipe
-from triptych.training.stages import PartSpec
+from triptych.training.tuning import TunedPartSpec
 
 PUBLISHED = Path(__file__).parents[2] / "recipes" / "published"
 
@@ -54,6 +54,6 @@ def test_four_groups_arrive_before_the_tapped_layer(panels: Panels) -> None:
 
 def test_the_tower_has_its_published_rate() -> None:
     captions, instructions = load_recipe(PUBLISHED / "deepstack-v-7b.yaml").stages
-    assert captions.train.towers == PartSpec(train=False)
-    assert instructions.train.towers == PartSpec(train=True, learning_rate=2e-6)
+    assert captions.train.towers == TunedPartSpec(mode="frozen")
+    assert instructions.train.towers == TunedPartSpec(mode="full", learning_rate=2e-6)
     assert instructions.learning_rate == 2e-5
