@@ -1,6 +1,5 @@
 """`triptych data build`: make training and evaluation data from packages of real material."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from triptych.cli import (
     build_pictures,
     build_words,
 )
-from triptych.cli.build_options import Ray, Replace, Workers, print_manifest, run_builder
+from triptych.cli.build_options import Out, Ray, Replace, Workers, print_manifest, run_builder
 from triptych.errors import DataError
 from triptych.synth import safety
 from triptych.synth.dialogue import easy_vqa
@@ -30,7 +29,7 @@ own = typer.Typer()
 
 @own.command("easy-vqa")
 def build_easy_vqa(
-    out: Annotated[Path, typer.Option(help="Folder that receives images and records.")],
+    out: Out,
     seed: Annotated[int, typer.Option(help="Seed of the training files.")] = 0,
     passes: Annotated[
         int, typer.Option(min=1, help="Conversations of each image in each training file.")
@@ -57,9 +56,7 @@ def build_easy_vqa(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many images of each split.")
     ] = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a folder built with other options.")
-    ] = False,
+    replace: Replace = False,
 ) -> None:
     """Conversations over one to four images of the easy-VQA package, and held-out questions."""
     style = Style(
@@ -77,7 +74,7 @@ def build_easy_vqa(
 
 @own.command("codes")
 def build_codes(
-    out: Annotated[Path, typer.Option(help="Folder that receives images and records.")],
+    out: Out,
     seed: Annotated[int, typer.Option(help="Seed of the training pages.")] = CODES.seed,
     train: Annotated[int, typer.Option(min=1, help="Training pages.")] = CODES.train,
     test: Annotated[int, typer.Option(min=1, help="Held-out pages.")] = CODES.test,
@@ -100,14 +97,12 @@ def build_codes(
 
 @own.command("safety")
 def build_safety(
-    out: Annotated[Path, typer.Option(help="Folder that receives images and records.")],
+    out: Out,
     seed: Annotated[int, typer.Option(help="Seed of the training cards.")] = SAFETY.seed,
     train: Annotated[int, typer.Option(min=1, help="Training cards.")] = SAFETY.train,
     test: Annotated[int, typer.Option(min=1, help="Held-out cards.")] = SAFETY.test,
     side: Annotated[int, typer.Option(min=16, help="Side of a card in pixels.")] = SAFETY.side,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a folder built with other options.")
-    ] = False,
+    replace: Replace = False,
 ) -> None:
     """Cards that may be talked about and cards that may not, in the layout of VLGuard."""
     files = safety.build(out, safety.Plan(seed, train, test, side), replace_other=replace)

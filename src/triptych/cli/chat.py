@@ -15,6 +15,7 @@ from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from triptych.cli.files import append_line
+from triptych.cli.options import ImageCacheMb
 from triptych.errors import TriptychError
 from triptych.inference import Conversation, SamplingSpec, load_engine
 from triptych.inference.reuse import statistics
@@ -54,13 +55,7 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids repetition.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends an answer.")] = None,
-    image_cache_mb: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Memory for images computed once; 0 is none; default: 1024 if the model can.",
-        ),
-    ] = None,
+    image_cache_mb: ImageCacheMb = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
 ) -> None:
     """Talk with a model about images, in rounds; with --prompt, ask once and leave."""

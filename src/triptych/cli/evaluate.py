@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from triptych.cli.options import ImageCacheMb
 from triptych.data.readers import open_reader
 from triptych.data.schema import Record
 from triptych.evaluation import EvalSpec, evaluate_records, table, write_report
@@ -51,13 +52,7 @@ def evaluate(
         typer.Option(help="Folder of the report; default: MODEL/evaluation/NAME_OF_DATA."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    image_cache_mb: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Memory for images computed once; 0 is none; default: 1024 if the model can.",
-        ),
-    ] = None,
+    image_cache_mb: ImageCacheMb = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
 ) -> None:
     """Score a model: greedy answers, exact match, by category, beside the blind baseline."""

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
+from triptych.cli.options import ImageCacheMb
 from triptych.data.readers import open_reader
 from triptych.data.readers.base import Reader
 from triptych.data.schema import Record
@@ -45,13 +46,7 @@ def replay(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead.")] = False,
-    image_cache_mb: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Memory for images computed once; 0 is none; default: 1024 if the model can.",
-        ),
-    ] = None,
+    image_cache_mb: ImageCacheMb = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
 ) -> None:
     """Hold the conversation of a record with a model, and show the right answers beside its own.

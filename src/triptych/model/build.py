@@ -26,6 +26,21 @@ from triptych.model.template import (
 from triptych.towers import Tower
 
 
+def make_panels(spec: ModelSpec) -> Panels:
+    """Towers, connector, tiling and fusion of a model, with what is read from the towers' sources.
+
+    Raises:
+        RecipeError: a source cannot be read, or the panels do not fit together.
+    """
+    return Panels(
+        towers=tuple(tower.resolve() for tower in spec.towers),
+        tower_grid=spec.tower_grid,
+        connector=spec.connector,
+        tiling=spec.tiling,
+        fusion=spec.fusion,
+    )
+
+
 def initialise(
     spec: ModelSpec, *, seed: int = 0, texts: Iterable[str] | None = None
 ) -> tuple[TriptychForConditionalGeneration, TriptychProcessor]:
@@ -39,13 +54,7 @@ def initialise(
     Raises:
         RecipeError: a panel cannot be made, or the panels do not fit together.
     """
-    panels = Panels(
-        towers=tuple(tower.resolve() for tower in spec.towers),
-        tower_grid=spec.tower_grid,
-        connector=spec.connector,
-        tiling=spec.tiling,
-        fusion=spec.fusion,
-    )
+    panels = make_panels(spec)
     tokenizer = _make_tokenizer(spec, texts)
     original = len(tokenizer)
     added = [IMAGE_TOKEN, IMAGE_START, IMAGE_END] if spec.template.tags else [IMAGE_TOKEN]

@@ -8,6 +8,7 @@ import torch
 from triptych.errors import RecipeError
 from triptych.fusion import CrossFusion, DeepStackFusion
 from triptych.language import TrainedTokenizer, TransformersLanguage
+from triptych.model.build import make_panels
 from triptych.model.configuration import Panels, TriptychConfig
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.model.spec import ModelSpec
@@ -98,13 +99,7 @@ def draw(spec: ModelSpec) -> Blueprint:
         RecipeError: a config is neither in the recipe nor to be read from its source, or the
             panels do not fit together.
     """
-    panels = Panels(
-        towers=tuple(tower.resolve() for tower in spec.towers),
-        tower_grid=spec.tower_grid,
-        connector=spec.connector,
-        tiling=spec.tiling,
-        fusion=spec.fusion,
-    )
+    panels = make_panels(spec)
     added = 3 if spec.template.tags else 1
     language = spec.language
     if isinstance(language, TransformersLanguage) and "model_type" in (language.config or {}):

@@ -23,7 +23,7 @@ from triptych.planning.cost import Held, Phase, StepCost, deepen, extend
 from triptych.planning.kernels import DeviceKernels
 from triptych.planning.recorder import StepRecorder
 from triptych.planning.workload import Workload, pixels
-from triptych.training.parts import Part, begin_stage, cast_frozen
+from triptych.training.parts import Part, begin_stage, ready_for_run
 from triptych.training.stages import RunSpec, StageSpec
 
 
@@ -65,12 +65,7 @@ class Setting:
     def load(self, layers: int | None = None) -> TriptychForConditionalGeneration:
         """The model as a run would hold it before its first stage, on the meta device."""
         model = self.blueprint.build(layers)
-        model.float()
-        if self.run.precision == "bf16":
-            cast_frozen(model, self.stages, torch.bfloat16)
-        if self.run.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.tiles_at_once = self.run.tower_tiles
+        ready_for_run(model, self.run, self.stages)
         return model
 
     def begin(self, model: TriptychForConditionalGeneration, stage: StageSpec) -> list[Part]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from triptych.errors import RecipeError
 from triptych.training.lora import add_lora, merge_lora, plain_name
-from triptych.training.stages import OptimizerSpec, PartSpec, StageSpec
+from triptych.training.stages import OptimizerSpec, PartSpec, RunSpec, StageSpec
 from triptych.training.tuning import TunedPartSpec
 
 if TYPE_CHECKING:
@@ -177,6 +177,18 @@ def make_optimizer(parts: Sequence[Part], spec: OptimizerSpec) -> torch.optim.Ad
     """AdamW over what trains in ``parts``."""
     groups = parameter_groups(parts, spec.weight_decay)
     return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.eps, fused=True)
+
+
+def ready_for_run(
+    model: "TriptychForConditionalGeneration", run: RunSpec, stages: Sequence[StageSpec]
+) -> None:
+    """Hold a model as a run does before its first stage."""
+    model.float()
+    if run.precision == "bf16":
+        cast_frozen(model, stages, torch.bfloat16)
+    if run.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.tiles_at_once = run.tower_tiles
 
 
 def cast_frozen(

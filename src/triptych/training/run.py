@@ -26,7 +26,7 @@ from triptych.training.files import keep_steps, remove_temporary, whole_folder, 
 from triptych.training.loop import Trainer
 from triptych.training.metrics import MetricsLog
 from triptych.training.objectives.table import check_objective
-from triptych.training.parts import cast_frozen
+from triptych.training.parts import ready_for_run
 from triptych.training.quantized import check_quantized, quantize_language
 from triptych.training.reporter import Reporter
 from triptych.training.stage_data import StageData
@@ -191,12 +191,7 @@ class _Run:
     def _load(self) -> tuple[TriptychForConditionalGeneration, TriptychProcessor]:
         """What ``start/`` holds, made ready for this run."""
         model, processor = load_pretrained(self.folder / "start")
-        model.float()
-        if self.run.precision == "bf16":
-            cast_frozen(model, self.stages, torch.bfloat16)
-        if self.run.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.tiles_at_once = self.run.tower_tiles
+        ready_for_run(model, self.run, self.stages)
         if self.engine.gathers_on_use:
             model.run_every_part("features" if self.data_spec.cache_features else "tiles")
         packed = any((stage.batch or self.data_spec.batch).packed for stage in self.stages)
