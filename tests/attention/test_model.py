@@ -7,22 +7,32 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.tiny import FAMILIES, TEXTS, answer, picture, tiny_model, tiny_spec, turn
+from tests.model.checks import (
+    LONG,
+    SETTINGS,
+    SHORT,
+    TEXT,
+    Inputs,
+    Pair,
+    check_batch,
+    check_cached_generation,
+    check_checkpointing,
+    check_generation,
+    check_saved,
+    close,
+    inputs,
+    training_batch,
+)
+from tests.model.tiny import FAMILIES, TEXTS, answer, tiny_model, tiny_spec, turn
 from tests.oracles.attention import oracle
 from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 
 from triptych.attention import AttentionLayout, implementation_name, make_rule, register_attention
 from triptych.errors import RecipeError, SpanError
-from triptych.model import TriptychForConditionalGeneration, TriptychProcessor
-from triptych.model.build import initialise, load_pretrained
+from triptych.model import TriptychForConditionalGeneration
+from triptych.model.build import initialise
 
-Pair = tuple[TriptychForConditionalGeneration, TriptychProcessor]
-Inputs = dict[str, Tensor]
-
-LONG = [turn("what color?", picture(0)), answer("yes"), turn("and here", picture(1), picture(2))]
-SHORT = [turn("is there a circle?", picture(3))]
-TEXT = [turn("no image at all")]
 RULES = [("mmca", "self"), ("mmca", "image"), ("mmca_as_coded", "self")]
 
 
@@ -35,13 +45,6 @@ def make(family: str = "llama", attention: str = "mmca", scope: str = "self") ->
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def pair(request: pytest.FixtureRequest) -> Pair:
     return make(request.param)
-
-
-def inputs(processor: TriptychProcessor, *conversations: Any, side: Any = "left") -> Inputs:
-    batch = processor.apply_chat_template(
-        list(conversations), tokenize=True, add_generation_prompt=True, padding_side=side
-    )
-    return dict(batch)
 
 
 @contextmanager
@@ -64,10 +67,6 @@ def computed_by_the_oracle(rule: str, scope: str) -> Iterator[None]:
         yield
     finally:
         register_attention(make_rule(rule, scope))
-
-
-def close(found: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(found.exp(), wanted.exp(), atol=2e-5, rtol=2e-4)
 
 
 @torch.no_grad()
@@ -105,14 +104,8 @@ def results(model: TriptychForConditionalGeneration, batch: Inputs) -> list[Tens
     return [probabilities.detach(), *[p.grad for p in model.parameters() if p.grad is not None]]
 
 
-@torch.no_grad()
 def test_batch_equals_one_by_one(pair: Pair) -> None:
-    model, processor = pair
-    batch = inputs(processor, LONG, SHORT, TEXT)
-    together = model(**batch).logits
-    for row, conversation in enumerate((LONG, SHORT, TEXT)):
-        alone = model(**inputs(processor, conversation)).logits[0]
-        close(together[row][batch["attention_mask"][row].bool()], alone)
+    check_batch(pair, LONG, SHORT, TEXT)
 
 
 @torch.no_grad()
@@ -146,34 +139,16 @@ def _embeddings(model: TriptychForConditionalGeneration, prompt: Inputs, ids: Te
     return model.embed(ids, Images(*[prompt.get(name) for name in names]))
 
 
-@torch.no_grad()
 @pytest.mark.parametrize(
     "change", [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}]
 )
 def test_generation_in_a_batch_equals_alone(pair: Pair, change: dict[str, int]) -> None:
-    model, processor = pair
-    settings: Any = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, **change}
-    together = model.generate(**inputs(processor, LONG, SHORT, TEXT), **settings)[:, -5:]
-    copies = change.get("num_return_sequences", 1)
-    for row, conversation in enumerate((LONG, SHORT, TEXT)):
-        alone = model.generate(**inputs(processor, conversation), **settings)[:, -5:]
-        assert together[row * copies : (row + 1) * copies].tolist() == alone.tolist()
+    check_generation(pair, LONG, SHORT, TEXT, **change)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("change", [{"do_sample": False}, {"do_sample": True, "temperature": 2.0}])
 def test_generation_with_a_cache_equals_that_without(change: dict[str, Any]) -> None:
-    model, processor = make()
-    batch = inputs(processor, LONG, SHORT, TEXT)
-    answers = []
-    for use_cache in (True, False):
-        torch.manual_seed(3)
-        answers.append(
-            model.generate(
-                **batch, max_new_tokens=6, eos_token_id=None, use_cache=use_cache, **change
-            )
-        )
-    assert torch.equal(*answers)
+    check_cached_generation(make(), **change)
 
 
 @torch.no_grad()
@@ -181,9 +156,8 @@ def test_kinds_grow_with_what_is_generated() -> None:
     model, processor = make()
     batch = inputs(processor, LONG, SHORT)
     kinds = model.find_token_kinds(batch["input_ids"], batch["attention_mask"])
-    settings: Any = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
-    given = model.generate(**batch, token_kinds=kinds, **settings)
-    assert torch.equal(given, model.generate(**batch, **settings))
+    given = model.generate(**batch, token_kinds=kinds, **SETTINGS)
+    assert torch.equal(given, model.generate(**batch, **SETTINGS))
 
 
 @torch.no_grad()
@@ -224,22 +198,7 @@ def test_an_image_is_the_same_in_any_context() -> None:
 
 def test_gradient_checkpointing_changes_nothing(pair: Pair) -> None:
     model, processor = pair
-    prompts = [
-        processor.encode([*c, answer("b")], [(20, 16)] * n) for c, n in ((SHORT, 1), (TEXT, 0))
-    ]
-    batch = processor.collate(prompts, [[processor.tiles(picture(0))], []], labels=True)
-    gradients = []
-    for checkpointing in (False, True):
-        model.train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        model.zero_grad()
-        model(**batch).loss.backward()
-        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    model.gradient_checkpointing_disable()
-    model.eval()
-    assert len(gradients[0]) == len(gradients[1])
-    assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
+    check_checkpointing(model, training_batch(processor))
 
 
 @torch.no_grad()
@@ -260,13 +219,10 @@ def test_packed_documents_equal_single_ones() -> None:
 
 def test_the_rule_is_part_of_the_checkpoint(tmp_path: Path) -> None:
     model, processor = make(attention="mmca", scope="image")
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    loaded, _ = load_pretrained(tmp_path)
+    loaded = check_saved((model, processor), tmp_path)
     assert (loaded.config.attention, loaded.config.image_scope) == ("mmca", "image")
     batch = inputs(processor, LONG)
     with torch.no_grad():
-        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
         assert not torch.allclose(model(**batch).logits, make()[0](**batch).logits)
 
 

@@ -1,27 +1,29 @@
-"""Tiny models with DeepStack fusion, and conversations for them."""
+"""Tiny models with DeepStack fusion, of every producer of groups."""
 
 from typing import Any
 
-from tests.model.tiny import TEXTS, answer, picture, tiny_spec, turn
-from torch import Tensor, testing
+import torch
+from tests.model.checks import Inputs, Pair
+from tests.model.tiny import TEXTS, tiny_spec
 
-from triptych.model import TriptychForConditionalGeneration, TriptychProcessor
+from triptych.model import TriptychForConditionalGeneration
 from triptych.model.build import initialise
 from triptych.model.spec import ModelSpec
 from triptych.model.vision import IMAGE_INPUTS, Images
 
-Pair = tuple[TriptychForConditionalGeneration, TriptychProcessor]
-Inputs = dict[str, Tensor]
-
-WIDE, TALL = (60, 20), (10, 90)
-LONG = [
-    turn("what color?", picture(0)),
-    answer("yes"),
-    turn("and here", picture(1, WIDE), picture(2, TALL)),
-]
-SHORT = [turn("is there a circle?", picture(3))]
-TEXT = [turn("no image at all")]
-SETTINGS: Any = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+SMALL = {"kind": "small", "size": 16, "patch": 4, "hidden": 16, "depth": 5, "heads": 2}
+TOWER = {"kind": "deepstack", "start": 1, "producer": {"kind": "tower"}}
+LEVELS = {"kind": "deepstack", "producer": {"kind": "levels", "blocks": [0, 2, 3]}}
+PRODUCERS: dict[str, dict[str, Any]] = {
+    "overview": {},
+    "tiles": {
+        "fusion": {"kind": "deepstack", "producer": {"kind": "mosaic", "of": "tiles"}},
+        "tiling": {"kind": "grid", "side": 2},
+    },
+    "tower": {"fusion": TOWER, "towers": [SMALL]},
+    "levels": {"fusion": LEVELS, "towers": [SMALL]},
+    "repeat": {"fusion": {"kind": "deepstack", "producer": {"kind": "repeat"}}},
+}
 
 
 def make_spec(
@@ -39,16 +41,19 @@ def make(fusion: dict[str, Any] | None = None, **changes: Any) -> Pair:
     return model.eval(), processor
 
 
-def inputs(processor: TriptychProcessor, *conversations: Any, side: Any = "left") -> Inputs:
-    batch = processor.apply_chat_template(
-        list(conversations), tokenize=True, add_generation_prompt=True, padding_side=side
-    )
-    return dict(batch)
+def make_producer(name: str, **changes: Any) -> Pair:
+    """A model of one of the producers, in whose logits every group can be seen."""
+    model, processor = make(**{**PRODUCERS[name], **changes})
+    roughen(model)
+    return model, processor
+
+
+def roughen(model: TriptychForConditionalGeneration) -> None:
+    """Give the towers weights so large that their blocks matter."""
+    for name, parameter in model.towers.named_parameters():
+        if parameter.ndim > 1 and "position" not in name:
+            torch.nn.init.normal_(parameter, std=0.15)
 
 
 def images_of(batch: Inputs) -> Images:
     return Images(**{name: batch.get(name) for name in IMAGE_INPUTS})
-
-
-def close(found: Tensor, wanted: Tensor) -> None:
-    testing.assert_close(found.exp(), wanted.exp(), atol=2e-5, rtol=2e-4)

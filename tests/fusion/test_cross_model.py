@@ -6,24 +6,33 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.tiny import FAMILIES, TEXTS, answer, picture, tiny_spec, turn
+from tests.model.checks import (
+    LONG,
+    SETTINGS,
+    SHORT,
+    TEXT,
+    Pair,
+    check_batch,
+    check_cached_generation,
+    check_checkpointing,
+    check_generation,
+    check_packed,
+    check_saved,
+    check_text_alone_trains,
+    close,
+    inputs,
+    training_batch,
+)
+from tests.model.tiny import FAMILIES, TEXTS, tiny_spec
 from tests.oracles.cross import run
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from triptych.errors import RecipeError, SpanError
 from triptych.fusion import CrossFusion
-from triptych.model import TriptychForConditionalGeneration, TriptychProcessor
-from triptych.model.build import initialise, load_pretrained
+from triptych.model import TriptychForConditionalGeneration
+from triptych.model.build import initialise
 from triptych.model.spec import ModelSpec
-
-Pair = tuple[TriptychForConditionalGeneration, TriptychProcessor]
-Inputs = dict[str, Tensor]
-
-LONG = [turn("what color?", picture(0)), answer("yes"), turn("and here", picture(1), picture(2))]
-SHORT = [turn("is there a circle?", picture(3))]
-TEXT = [turn("no image at all")]
-SETTINGS: Any = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
 
 
 def make(family: str = "llama", *, gates: float = 0.7, **fields: Any) -> Pair:
@@ -42,17 +51,6 @@ def make(family: str = "llama", *, gates: float = 0.7, **fields: Any) -> Pair:
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def pair(request: pytest.FixtureRequest) -> Pair:
     return make(request.param)
-
-
-def inputs(processor: TriptychProcessor, *conversations: Any, side: Any = "left") -> Inputs:
-    batch = processor.apply_chat_template(
-        list(conversations), tokenize=True, add_generation_prompt=True, padding_side=side
-    )
-    return dict(batch)
-
-
-def close(found: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(found.exp(), wanted.exp(), atol=2e-5, rtol=2e-4)
 
 
 @torch.no_grad()
@@ -126,14 +124,8 @@ def test_a_later_image_leaves_earlier_logits_bit_equal() -> None:
     assert not torch.equal(before[:, last], after[:, last])
 
 
-@torch.no_grad()
 def test_batch_equals_one_by_one(pair: Pair) -> None:
-    model, processor = pair
-    batch = inputs(processor, LONG, SHORT, TEXT)
-    together = model(**batch).logits
-    for row, conversation in enumerate((LONG, SHORT, TEXT)):
-        alone = model(**inputs(processor, conversation)).logits[0]
-        close(together[row][batch["attention_mask"][row].bool()], alone)
+    check_batch(pair, LONG, SHORT, TEXT)
 
 
 @torch.no_grad()
@@ -156,37 +148,18 @@ def test_chunks_equal_the_whole(images: str) -> None:
     close(torch.cat(found, 1), whole)
 
 
-@torch.no_grad()
 def test_generation_in_a_batch_equals_alone(pair: Pair) -> None:
-    model, processor = pair
-    together = model.generate(**inputs(processor, LONG, TEXT), **SETTINGS)[:, -5:]
-    for row, conversation in enumerate((LONG, TEXT)):
-        alone = model.generate(**inputs(processor, conversation), **SETTINGS)[:, -5:]
-        assert together[row : row + 1].tolist() == alone.tolist()
+    check_generation(pair, LONG, TEXT)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("change", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
 def test_beams_in_a_batch_equal_alone(change: dict[str, int]) -> None:
-    model, processor = make()
-    together = model.generate(**inputs(processor, LONG, SHORT, TEXT), **SETTINGS, **change)[:, -5:]
-    copies = change.get("num_return_sequences", 1)
-    for row, conversation in enumerate((LONG, SHORT, TEXT)):
-        alone = model.generate(**inputs(processor, conversation), **SETTINGS, **change)[:, -5:]
-        assert together[row * copies : (row + 1) * copies].tolist() == alone.tolist()
+    check_generation(make(), LONG, SHORT, TEXT, **change)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("change", [{"do_sample": False}, {"do_sample": True, "temperature": 2.0}])
 def test_generation_with_a_cache_equals_that_without(change: dict[str, Any]) -> None:
-    model, processor = make()
-    batch = inputs(processor, LONG, SHORT, TEXT)
-    answers = []
-    for use_cache in (True, False):
-        torch.manual_seed(3)
-        settings = {**SETTINGS, **change, "use_cache": use_cache}
-        answers.append(model.generate(**batch, **settings))
-    assert torch.equal(*answers)
+    check_cached_generation(make(), **change)
 
 
 @torch.no_grad()
@@ -233,69 +206,26 @@ def test_an_image_leaves_the_cache_with_its_placeholder() -> None:
     assert cache.places is None
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("images", ["latest", "all"])
 def test_packed_documents_equal_single_ones(images: str) -> None:
-    model, processor = make(images=images)
-    singles = [inputs(processor, one) for one in (LONG, TEXT, SHORT)]
-    lengths = [one["input_ids"].shape[1] for one in singles]
-    visual = [one for one in singles if "pixel_values" in one]
-    packed = model(
-        input_ids=torch.cat([one["input_ids"] for one in singles], 1),
-        document_ids=torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None],
-        pixel_values=torch.cat([one["pixel_values"] for one in visual]),
-        tiles_per_image=torch.cat([one["tiles_per_image"] for one in visual]),
-        use_cache=False,
-    ).logits
-    close(packed, torch.cat([model(**one).logits for one in singles], 1))
+    check_packed(make(images=images), LONG, TEXT, SHORT)
 
 
 def test_gradients_reach_every_part_and_checkpointing_changes_nothing(pair: Pair) -> None:
     model, processor = pair
-    batch = training_batch(processor)
-    gradients = []
-    for checkpointing in (False, True):
-        model.train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        model.zero_grad()
-        model(**batch).loss.backward()
-        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    model.gradient_checkpointing_disable()
-    model.eval()
+    check_checkpointing(model, training_batch(processor))
     parts = [model.towers, model.connector, model.cross_layers, model.new_tokens]
     assert all(p.grad.abs().sum() > 0 for part in parts for p in part.parameters())
-    assert len(gradients[0]) == len(gradients[1])
-    assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
-
-
-def training_batch(processor: TriptychProcessor, *, images: bool = True) -> Inputs:
-    conversations = [([*SHORT, answer("b")], 1), ([*TEXT, answer("b")], 0)][not images :]
-    prompts = [processor.encode(c, [(20, 16)] * n) for c, n in conversations]
-    tiles = [[processor.tiles(picture(0))] * n for _, n in conversations]
-    return processor.collate(prompts, tiles, labels=True)
 
 
 def test_text_alone_trains_with_a_gradient_of_zero_for_everything_visual() -> None:
-    model, processor = make()
-    batch = training_batch(processor, images=False)
-    wanted = model(**batch).loss
-    found = model.train()(**batch).loss
-    found.backward()
-    assert torch.equal(found, wanted)
-    for part in (model.towers, model.connector, model.cross_layers):
-        assert all(p.grad is not None and not p.grad.any() for p in part.parameters())
+    pair = model, _ = make()
+    check_text_alone_trains(pair, model.towers, model.connector, model.cross_layers)
 
 
 def test_the_fusion_is_part_of_the_checkpoint(tmp_path: Path) -> None:
-    model, processor = make(images="all", start=1)
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    loaded, reread = load_pretrained(tmp_path)
-    assert loaded.config.parse_panels().fusion == model.config.parse_panels().fusion
-    batch = inputs(reread, LONG)
-    with torch.no_grad():
-        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    pair = model, _ = make(images="all", start=1)
+    check_saved(pair, tmp_path)
     names = {name for name in model.state_dict() if "language_model" in name}
     base = AutoModelForCausalLM.from_config(model.language_model.config)
     assert {f"language_model.{name}" for name in base.state_dict()} == names

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fusion.deep import LONG, SHORT, TEXT, close, images_of, inputs, make
-from tests.fusion.test_deepstack_model import pictures, training_batch
+from tests.fusion.deep import images_of, make
+from tests.model.checks import LONG, SHORT, TEXT, check_batch, close, inputs, training_batch
 from tests.oracles.deepstack import groups_of, look, run
 
 from triptych.errors import SpanError
+from triptych.model.processing import image_sources
 
 CONNECTORS: dict[str, dict[str, Any]] = {
     "linear": {"kind": "linear"},
@@ -33,15 +34,12 @@ def deep(**producer: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def check_batch(fusion: dict[str, Any], **changes: Any) -> None:
+def check(fusion: dict[str, Any], **changes: Any) -> None:
     """A ragged batch equals one by one, and the groups matter."""
-    model, processor = make(fusion, **changes)
-    batch = inputs(processor, LONG, SHORT, TEXT)
-    together = model(**batch).logits
-    for row, conversation in enumerate((LONG, SHORT, TEXT)):
-        alone = model(**inputs(processor, conversation)).logits[0]
-        close(together[row][batch["attention_mask"][row].bool()], alone)
+    pair = model, processor = make(fusion, **changes)
+    together = check_batch(pair, LONG, SHORT, TEXT)
     if fusion["kind"] == "deepstack":
+        batch = inputs(processor, LONG, SHORT, TEXT)
         embeddings, stacks = model.embed_stacked(batch["input_ids"], images_of(batch))
         assert stacks is not None
         kinds = model.find_token_kinds(batch["input_ids"], batch["attention_mask"])
@@ -55,22 +53,22 @@ def check_batch(fusion: dict[str, Any], **changes: Any) -> None:
 @pytest.mark.parametrize("name", sorted(CONNECTORS))
 def test_every_connector(name: str) -> None:
     sampler = "grid" if name in ("perceiver", "qformer") else "2d"
-    check_batch(deep(sampler=sampler), connector=CONNECTORS[name], attention="mmca")
-    check_batch({"kind": "channels"}, connector=CONNECTORS[name])
+    check(deep(sampler=sampler), connector=CONNECTORS[name], attention="mmca")
+    check({"kind": "channels"}, connector=CONNECTORS[name])
 
 
 @pytest.mark.parametrize("name", sorted(TILINGS))
 @pytest.mark.parametrize("of", ["overview", "tiles"])
 def test_every_tiling(name: str, of: str) -> None:
     grids = {"grids": [[2, 2]]} if of == "tiles" else {}
-    check_batch(deep(of=of, **grids), tiling=TILINGS[name])
-    check_batch({"kind": "channels", "of": of, "count": 4, **grids}, tiling=TILINGS[name])
+    check(deep(of=of, **grids), tiling=TILINGS[name])
+    check({"kind": "channels", "of": of, "count": 4, **grids}, tiling=TILINGS[name])
 
 
 @pytest.mark.parametrize("scope", ["self", "image"])
 @pytest.mark.parametrize("attention", ["mmca", "mmca_as_coded"])
 def test_every_attention_rule(attention: str, scope: str) -> None:
-    check_batch(deep(fit="pad"), attention=attention, image_scope=scope)
+    check(deep(fit="pad"), attention=attention, image_scope=scope)
 
 
 @torch.no_grad()
@@ -80,7 +78,7 @@ def test_high_definition_equals_the_oracle() -> None:
     model, processor = make(deep(of="tiles"), tiling=tiling)
     batch = inputs(processor, SHORT)
     assert batch["tiles_per_image"].tolist() == [25]
-    image = pictures(SHORT)[0]
+    image = image_sources(SHORT)[0]
     whole, coarse = look(model, image, 2, 2)
     fine = look(model, image, 4, 4)[1]
     tokens, groups = [whole], [groups_of(coarse, 2, 2, "2d")]
@@ -98,7 +96,7 @@ def test_high_definition_equals_the_oracle() -> None:
 def test_dummy_groups_are_the_overview_again() -> None:
     model, processor = make({"kind": "deepstack", "producer": {"kind": "repeat"}})
     batch = inputs(processor, SHORT)
-    overview = look(model, pictures(SHORT)[0], 1, 1)[0]
+    overview = look(model, image_sources(SHORT)[0], 1, 1)[0]
     wanted = run(model, batch["input_ids"][0], [(overview, [overview] * 4)], [1, 2, 3, 4])
     close(model(**batch).logits[0], wanted)
 
@@ -114,7 +112,7 @@ def test_a_late_start_from_zeros() -> None:
     }
     model, processor = make(fusion)
     batch = inputs(processor, SHORT)
-    overview = look(model, pictures(SHORT)[0], 1, 1)[0]
+    overview = look(model, image_sources(SHORT)[0], 1, 1)[0]
     images = [(torch.zeros_like(overview), [overview])]
     close(model(**batch).logits[0], run(model, batch["input_ids"][0], images, [3]))
 
@@ -137,7 +135,7 @@ def test_channels_are_joined_before_the_connector(sampler: str) -> None:
     model, processor = make({"kind": "channels", "sampler": sampler})
     batch = inputs(processor, LONG)
     images = []
-    for image in pictures(LONG):
+    for image in image_sources(LONG):
         grid = processor.plan(*image.size).zooms[0].grid
         overview, mosaic = look(model, image, *grid, connect=False)
         groups = groups_of(mosaic, *grid, sampler)

@@ -1,4 +1,4 @@
-"""Groups inside the tower, and levels of the tower: with everything else that a model can be."""
+"""Every producer of groups with everything else that a model can be."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,20 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.fusion.deep import LONG, SETTINGS, SHORT, TEXT, close, inputs, make, make_spec
+from tests.fusion.deep import LEVELS, PRODUCERS, SMALL, TOWER, make, make_producer, make_spec
+from tests.model.checks import (
+    LONG,
+    SHORT,
+    TEXT,
+    check_batch,
+    check_cached_generation,
+    check_checkpointing,
+    check_generation,
+    check_packed,
+    check_saved,
+    inputs,
+    training_batch,
+)
 from tests.model.tiny import picture
 from tests.towers.families import TINY
 from torch import Tensor
@@ -15,18 +28,19 @@ from triptych.errors import RecipeError
 from triptych.inference.conversation import Conversation
 from triptych.inference.engine import Engine
 from triptych.inference.sampling import SamplingSpec
-from triptych.model.build import load_pretrained
 from triptych.model.configuration import Panels
 
-SMALL = {"kind": "small", "size": 16, "patch": 4, "hidden": 16, "depth": 5, "heads": 2}
-TOWER = {"kind": "deepstack", "start": 1, "producer": {"kind": "tower"}}
-LEVELS = {"kind": "deepstack", "producer": {"kind": "levels", "blocks": [0, 2, 3]}}
 BOTH = {"tower": TOWER, "levels": LEVELS}
 LATENTS = {"kind": "perceiver", "depth": 1, "heads": 2, "head_width": 8, "latents": 3}
 
+TAGGED = {"kind": "grid", "tile_tags": True, "skip": "tagged"}
+FOLDED = {"kind": "pixel_shuffle", "factor": 2}
+
 SURROUNDINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiles, folded": ("tiles", {"connector": FOLDED, "attention": "mmca", "image_scope": "image"}),
     "inside, anyres": ("tower", {"tiling": {"kind": "anyres"}}),
-    "inside, sphinx": ("tower", {"tiling": {"kind": "grid", "tile_tags": True, "skip": "tagged"}}),
+    "inside, sphinx": ("tower", {"tiling": TAGGED}),
+    "inside, folded": ("tower", {"connector": FOLDED}),
     "inside, perceiver": ("tower", {"connector": LATENTS}),
     "inside, whole image": ("tower", {"connector": {**LATENTS, "sampling": "whole_image"}}),
     "inside, mmca": ("tower", {"attention": "mmca"}),
@@ -36,35 +50,29 @@ SURROUNDINGS: dict[str, tuple[str, dict[str, Any]]] = {
                     "row_separator": True}},
     ),
     "levels, sphinx": ("levels", {"tiling": {"kind": "grid", "tile_tags": True, "side": 3}}),
-    "levels, folded": ("levels", {"connector": {"kind": "pixel_shuffle", "factor": 2}}),
+    "levels, tagged": ("levels", {"tiling": TAGGED}),
+    "levels, folded": ("levels", {"connector": FOLDED}),
+    "levels, vit": ("levels", {"connector": {"kind": "vit", "heads": 2}}),
     "levels, pooled": ("levels", {"connector": {"kind": "mlp", "pool": 2}}),
     "levels, mmca": ("levels", {"attention": "mmca", "image_scope": "image"}),
+    "repeat, anyres": ("repeat", {"tiling": {"kind": "anyres", "unpad": True}}),
+    "repeat, tagged": ("repeat", {"tiling": TAGGED}),
+    "repeat, whole image": ("repeat", {"connector": {**LATENTS, "sampling": "whole_image"}}),
+    "repeat, mmca": ("repeat", {"attention": "mmca"}),
 }  # fmt: skip
-
-
-def build(name: str, **changes: Any) -> Any:
-    model, processor = make(BOTH[name], **{"towers": [SMALL], **changes})
-    for key, parameter in model.towers.named_parameters():
-        if parameter.ndim > 1 and "position" not in key:
-            torch.nn.init.normal_(parameter, std=0.15)
-    return model, processor
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_batch_equals_one_by_one_and_detail_counts(name: str) -> None:
     producer, changes = SURROUNDINGS[name]
-    model, processor = build(producer, **changes)
-    batch = inputs(processor, LONG, TEXT, SHORT)
-    together = model(**batch).logits
-    for row, conversation in enumerate((LONG, TEXT, SHORT)):
-        alone = model(**inputs(processor, conversation)).logits[0]
-        close(together[row][batch["attention_mask"][row].bool()], alone)
-    cached = model.generate(**batch, **SETTINGS)
-    assert cached.tolist() == model.generate(**batch, **SETTINGS, use_cache=False).tolist()
-    plain, _ = make({"kind": "splice"}, towers=[SMALL], **changes)
+    pair = model, processor = make_producer(producer, **changes)
+    together = check_batch(pair, LONG, TEXT, SHORT)
+    check_cached_generation(pair)
+    plain, _ = make(**{**PRODUCERS[producer], **changes, "fusion": {"kind": "splice"}})
     plain.load_state_dict(model.state_dict(), strict=False)
-    pixels = {} if producer == "levels" else own_pixels(processor, batch)
+    batch = inputs(processor, LONG, TEXT, SHORT)
+    pixels = {} if model.tile_tokens.zoom is None else own_pixels(processor, batch)
     assert not torch.allclose(plain(**{**batch, **pixels}).logits, together, atol=1e-3)
 
 
@@ -80,22 +88,38 @@ def own_pixels(processor: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"pixel_values": pixels, "tiles_per_image": torch.tensor(counts)}
 
 
-@torch.no_grad()
+@pytest.mark.parametrize("name", PRODUCERS)
+def test_rows_padded_on_either_side_and_packed_equal_one_by_one(name: str) -> None:
+    pair = make_producer(name)
+    for side in ("left", "right"):
+        check_batch(pair, LONG, TEXT, SHORT, side=side)
+    check_packed(pair, LONG, TEXT, SHORT)
+
+
+@pytest.mark.parametrize("name", PRODUCERS)
+def test_beams_in_a_batch_equal_alone(name: str) -> None:
+    pair = make_producer(name)
+    check_generation(pair, LONG, SHORT, TEXT, num_beams=2, num_return_sequences=2)
+
+
+@pytest.mark.parametrize("name", ["tiles", "levels", "repeat"])
+def test_gradient_checkpointing_changes_nothing(name: str) -> None:
+    model, processor = make_producer(name)
+    check_checkpointing(model, training_batch(processor))
+    assert model.stack_producer is not None
+    parts = [model.towers, model.connector, model.stack_producer]
+    assert all(bool(p.grad.any()) for part in parts for p in part.parameters())
+
+
 @pytest.mark.parametrize("name", BOTH)
 def test_saved_and_loaded_models_are_the_same(name: str, tmp_path: Path) -> None:
-    model, processor = build(name)
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    again, reread = load_pretrained(tmp_path)
-    assert again.config.parse_panels() == model.config.parse_panels()
-    batch, other = inputs(processor, LONG), inputs(reread, LONG)
-    assert torch.equal(again(**other).logits, model(**batch).logits)
+    check_saved(make_producer(name), tmp_path)
 
 
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("attention", ["causal", "mmca"])
 def test_the_engine_answers_as_generate_does(name: str, attention: str) -> None:
-    model, processor = build(name, attention=attention)
+    model, processor = make_producer(name, attention=attention)
     sampling = SamplingSpec(max_new_tokens=5)
     questions = [LONG, SHORT, TEXT]
     alone = [Engine(model, processor).answer([one], sampling)[0] for one in questions]
@@ -111,7 +135,7 @@ def test_the_engine_answers_as_generate_does(name: str, attention: str) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_images_are_reused_in_later_rounds(name: str) -> None:
-    model, processor = build(name, attention="mmca")
+    model, processor = make_producer(name, attention="mmca")
     sampling = SamplingSpec(max_new_tokens=4)
     texts = []
     for kept in (False, True):
@@ -122,7 +146,7 @@ def test_images_are_reused_in_later_rounds(name: str) -> None:
 
 
 def test_levels_train_with_the_fusion_and_reach_the_tower() -> None:
-    model, processor = build("levels")
+    model, processor = make_producer("levels")
     batch = inputs(processor, LONG, SHORT)
     model.train()
     model(**batch, labels=batch["input_ids"]).loss.backward()
@@ -139,7 +163,7 @@ def test_levels_train_with_the_fusion_and_reach_the_tower() -> None:
 
 
 def test_text_alone_gives_every_merger_a_gradient_of_zero() -> None:
-    model, processor = build("levels")
+    model, processor = make_producer("levels")
     batch = inputs(processor, TEXT)
     for tower in (True, False):
         model.zero_grad()
@@ -151,7 +175,7 @@ def test_text_alone_gives_every_merger_a_gradient_of_zero() -> None:
 
 
 def test_frozen_towers_run_without_autograd() -> None:
-    model, processor = build("tower")
+    model, processor = make_producer("tower")
     model.train().towers.requires_grad_(False)
     batch = inputs(processor, SHORT)
     features = model.encode_tiles(batch["pixel_values"])

@@ -5,15 +5,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.fusion.deep import (
-    LONG,
-    SETTINGS,
-    SHORT,
-    TEXT,
-    close,
-    inputs,
-    make,
-)
+from tests.fusion.deep import SMALL as FIVE
+from tests.fusion.deep import make, roughen
+from tests.model.checks import LONG, SHORT, TEXT, check_cached_generation, close, inputs
 from tests.model.tiny import picture
 from tests.oracles.deepstack_tower import cut, cut_padded, encode
 from tests.towers.families import TINY
@@ -22,7 +16,7 @@ from torch import Tensor
 from triptych.images import plan_tiles
 from triptych.model import TriptychForConditionalGeneration, TriptychProcessor
 
-SMALL = {"kind": "small", "size": 16, "patch": 4, "hidden": 16, "depth": 6, "heads": 2}
+SMALL = {**FIVE, "depth": 6}
 SIZES = [(60, 20), (10, 90), (33, 33), (16, 200), (64, 48)]
 GRIDS = [(1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (4, 1), (1, 4)]
 
@@ -42,9 +36,7 @@ def make_v(
 ) -> tuple[TriptychForConditionalGeneration, TriptychProcessor]:
     torch.manual_seed(0)
     model, processor = make(given or fusion(), towers=[tower or SMALL], **changes)
-    for name, parameter in model.towers.named_parameters():
-        if parameter.ndim > 1 and "position" not in name:
-            torch.nn.init.normal_(parameter, std=0.15)
+    roughen(model)
     return model, processor
 
 
@@ -124,18 +116,6 @@ def test_grids_that_are_not_full(size: tuple[int, int], grid: tuple[int, int]) -
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_batch_equals_one_by_one(side: str) -> None:
-    model, processor = make_v()
-    batch = inputs(processor, LONG, TEXT, SHORT, side=side)
-    assert len(set(batch["tiles_per_image"].tolist())) > 1
-    together = model(**batch).logits
-    for row, conversation in enumerate((LONG, TEXT, SHORT)):
-        alone = model(**inputs(processor, conversation)).logits[0]
-        close(together[row][batch["attention_mask"][row].bool()], alone)
-
-
-@torch.no_grad()
 def test_an_image_costs_what_it_costs_without() -> None:
     model, processor = make_v()
     plain, without = make({"kind": "splice"}, towers=[SMALL])
@@ -158,15 +138,8 @@ def test_finer_tiles_matter_and_reach_their_own_image_alone() -> None:
     close(before[1][: seen[-16]], after[1][: seen[-16]])
 
 
-@torch.no_grad()
 def test_cached_generation_equals_the_full_forward() -> None:
-    model, processor = make_v()
-    batch = inputs(processor, LONG, TEXT, SHORT)
-    cached = model.generate(**batch, **SETTINGS, use_cache=True)
-    assert cached.tolist() == model.generate(**batch, **SETTINGS, use_cache=False).tolist()
-    beams = model.generate(**batch, **SETTINGS, num_beams=3)
-    alone = model.generate(**inputs(processor, LONG), **SETTINGS, num_beams=3)
-    assert beams[0, -5:].tolist() == alone[0, -5:].tolist()
+    check_cached_generation(make_v())
 
 
 @torch.no_grad()

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fusion.deep import LONG, SHORT, TALL, TEXT, WIDE, inputs, make
+from tests.fusion.deep import PRODUCERS, make_producer
 from tests.inference.reuse import close
+from tests.model.checks import LONG, SHORT, TALL, TEXT, WIDE, inputs
 from tests.model.tiny import answer, picture, turn
 
 from triptych.attention import ImageCache
@@ -16,19 +17,18 @@ from triptych.inference.prefill import Known, Part, run
 from triptych.inference.sampling import SamplingSpec
 
 SAMPLING = SamplingSpec(max_new_tokens=6)
-HD: dict[str, Any] = {
-    "fusion": {"kind": "deepstack", "producer": {"kind": "mosaic", "of": "tiles"}},
-    "tiling": {"kind": "grid", "side": 2},
-}
+KINDS = [(name, "causal") for name in PRODUCERS] + [("overview", "mmca")]
 
 
-def engine_of(*, cache: ImageCache | bool = False, **changes: Any) -> Engine:
-    return Engine(*make(**changes), image_cache=cache)
+def engine_of(
+    producer: str = "overview", *, cache: ImageCache | bool = False, **changes: Any
+) -> Engine:
+    return Engine(*make_producer(producer, **changes), image_cache=cache)
 
 
-@pytest.mark.parametrize("attention", ["causal", "mmca"])
-def test_shared_stems_change_no_answer(attention: str) -> None:
-    engine = engine_of(attention=attention)
+@pytest.mark.parametrize(("producer", "attention"), KINDS)
+def test_shared_stems_change_no_answer(producer: str, attention: str) -> None:
+    engine = engine_of(producer, attention=attention)
     shared = [turn("what color?", picture(0), picture(1, WIDE)), answer("yes")]
     questions = [[*shared, turn(text)] for text in ("is there a circle?", "no")]
     questions.append([*shared, turn("and here", picture(2, TALL)), answer("no"), turn("is there")])
@@ -40,9 +40,9 @@ def test_shared_stems_change_no_answer(attention: str) -> None:
     assert engine.answer(questions, SAMPLING) == apart
 
 
-@pytest.mark.parametrize("changes", [{}, HD, {"attention": "mmca"}])
-def test_a_kept_cache_gives_the_same_answers(changes: dict[str, Any]) -> None:
-    engine = engine_of(cache=changes.get("attention") == "mmca", **changes)
+@pytest.mark.parametrize(("producer", "attention"), KINDS)
+def test_a_kept_cache_gives_the_same_answers(producer: str, attention: str) -> None:
+    engine = engine_of(producer, cache=attention == "mmca", attention=attention)
     answers = []
     for forgets in (False, True):
         conversation = Conversation(engine)
@@ -66,10 +66,10 @@ def next_logits(engine: Engine, conversation: Any) -> tuple[torch.Tensor, int]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("scope", ["self", "image"])
-@pytest.mark.parametrize("changes", [{}, HD])
-def test_a_reused_image_brings_what_its_groups_added(scope: str, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("producer", PRODUCERS)
+def test_a_reused_image_brings_what_its_groups_added(scope: str, producer: str) -> None:
     """The keys and values that are kept were computed with the groups."""
-    engine = engine_of(cache=True, attention="mmca", image_scope=scope, **changes)
+    engine = engine_of(producer, cache=True, attention="mmca", image_scope=scope)
     whole = engine.model(**inputs(engine.processor, LONG)).logits[0, -1]
     visual = sum(engine.processor.count(*size) for size in ((20, 16), WIDE, TALL))
     for _ in range(2):
@@ -91,9 +91,10 @@ def test_models_with_other_groups_do_not_share_images() -> None:
     assert cache.hits == 0
 
 
-def test_two_conversations_at_once() -> None:
+@pytest.mark.parametrize("producer", PRODUCERS)
+def test_two_conversations_at_once(producer: str) -> None:
     """Token by token in turn: neither changes what the other says."""
-    engine = engine_of()
+    engine = engine_of(producer)
     questions = [LONG[0], SHORT[0], TEXT[0]]
     alone = [engine.answer([[one]], SAMPLING)[0] for one in questions]
     talks = [Conversation(engine) for _ in questions]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fusion.deep import close
+from tests.model.checks import close
 from tests.model.tiny import picture, turn
 from tests.training.tiny import data_spec, entries, model_spec, one_batch, recipe, stage
 
