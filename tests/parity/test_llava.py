@@ -4,58 +4,23 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from tests.parity.llava import IMAGE, normalise, our_model, their_configs
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from triptych.model import TriptychConfig, TriptychForConditionalGeneration
+from triptych.model import TriptychForConditionalGeneration
 
-IMAGE, VOCABULARY, SIDE = 90, 96, 28
+SIDE = 28
 
 
 @pytest.fixture(scope="module")
 def theirs() -> LlavaForConditionalGeneration:
     torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        image_size=SIDE, patch_size=14,
-    )  # fmt: skip
-    text = LlamaConfig(
-        hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        vocab_size=VOCABULARY, initializer_range=0.2,
-    )  # fmt: skip
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE)
-    return LlavaForConditionalGeneration(config).eval()
+    return LlavaForConditionalGeneration(LlavaConfig(**their_configs(SIDE))).eval()
 
 
 @pytest.fixture(scope="module")
 def ours(theirs: LlavaForConditionalGeneration) -> TriptychForConditionalGeneration:
-    tower = {
-        "kind": "transformers",
-        "config": theirs.config.vision_config.to_dict(),
-        "layer": -2,
-        "cls": "drop",
-        "size": SIDE,
-        "mean": [0.5] * 3,
-        "std": [0.25] * 3,
-    }
-    panels = {"towers": [tower], "connector": {"kind": "mlp", "layers": 2}}
-    config = TriptychConfig(
-        panels=panels, text_config=theirs.config.text_config.to_dict(), image_token_id=IMAGE
-    )
-    model = TriptychForConditionalGeneration(config).eval()
-    renamed = {
-        "model.vision_tower.": "towers.0.encoder.",
-        "model.multi_modal_projector.linear_1.": "connector.0.",
-        "model.multi_modal_projector.linear_2.": "connector.2.",
-        "model.language_model.": "language_model.model.",
-        "lm_head.": "language_model.lm_head.",
-    }
-    weights = {}
-    for key, value in theirs.state_dict().items():
-        prefix = next(p for p in renamed if key.startswith(p))
-        weights[renamed[prefix] + key.removeprefix(prefix)] = value
-    needed = model.state_dict().keys()
-    model.load_state_dict({key: weights[key] for key in needed})
-    return model
+    return our_model(theirs)
 
 
 def batch(images: list[list[int]]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -70,9 +35,8 @@ def batch(images: list[list[int]]) -> tuple[dict[str, Any], dict[str, Any]]:
     count = sum(map(len, images))
     tiles = torch.randint(0, 256, (count, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     shared = {"input_ids": torch.stack(rows), "attention_mask": torch.ones(len(rows), 30).long()}
-    pixels = (tiles / 255 - 0.5) / 0.25
     mine = {"images_per_sample": torch.tensor([len(places) for places in images])}
-    return {**shared, "pixel_values": pixels}, {**shared, **mine, "pixel_values": tiles}
+    return {**shared, "pixel_values": normalise(tiles)}, {**shared, **mine, "pixel_values": tiles}
 
 
 @torch.no_grad()

@@ -6,20 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-)
+from tests.parity.llava import IMAGE, normalise, our_model, their_configs
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
 from triptych.images import AnyresTiling, TileLayout, TilePlan, crop_tiles, image_tokens, plan_tiles
-from triptych.model import TriptychConfig, TriptychForConditionalGeneration
+from triptych.model import TriptychForConditionalGeneration
 
-IMAGE, VOCABULARY, SIDE = 90, 96, 42
+SIDE = 42
 GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 PINPOINTS = [[rows * SIDE, columns * SIDE] for rows, columns in GRIDS]
 TILING = AnyresTiling(
@@ -41,55 +37,14 @@ def picture(seed: int, size: tuple[int, int]) -> Image.Image:
 @pytest.fixture(scope="module")
 def theirs() -> LlavaNextForConditionalGeneration:
     torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        image_size=SIDE, patch_size=14,
-    )  # fmt: skip
-    text = LlamaConfig(
-        hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        vocab_size=VOCABULARY, initializer_range=0.2, max_position_embeddings=512,
-    )  # fmt: skip
-    config = LlavaNextConfig(
-        vision_config=vision, text_config=text, image_token_index=IMAGE,
-        image_grid_pinpoints=PINPOINTS,
-    )  # fmt: skip
+    config = LlavaNextConfig(**their_configs(SIDE), image_grid_pinpoints=PINPOINTS)
     return LlavaNextForConditionalGeneration(config).eval()
 
 
 @pytest.fixture(scope="module")
 def ours(theirs: LlavaNextForConditionalGeneration) -> TriptychForConditionalGeneration:
-    tower = {
-        "kind": "transformers",
-        "config": theirs.config.vision_config.to_dict(),
-        "layer": -2,
-        "cls": "drop",
-        "size": SIDE,
-        "mean": [0.5] * 3,
-        "std": [0.25] * 3,
-    }
-    panels = {
-        "towers": [tower],
-        "connector": {"kind": "mlp", "layers": 2},
-        "tiling": TILING.model_dump(mode="json"),
-    }
-    config = TriptychConfig(
-        panels=panels, text_config=theirs.config.text_config.to_dict(), image_token_id=IMAGE
-    )
-    model = TriptychForConditionalGeneration(config).eval()
-    renamed = {
-        "model.vision_tower.": "towers.0.encoder.",
-        "model.multi_modal_projector.linear_1.": "connector.0.",
-        "model.multi_modal_projector.linear_2.": "connector.2.",
-        "model.language_model.": "language_model.model.",
-        "lm_head.": "language_model.lm_head.",
-    }
-    weights = {"tile_tokens.weight": theirs.model.image_newline[None]}
-    for key, value in theirs.state_dict().items():
-        prefix = next((p for p in renamed if key.startswith(p)), None)
-        if prefix is not None:
-            weights[renamed[prefix] + key.removeprefix(prefix)] = value
-    model.load_state_dict({key: weights[key] for key in model.state_dict()})
-    return model
+    separator = {"tile_tokens.weight": theirs.model.image_newline[None]}
+    return our_model(theirs, separator, tiling=TILING.model_dump(mode="json"))
 
 
 def batch(rows: list[list[tuple[int, int]]]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,7 +63,7 @@ def batch(rows: list[list[tuple[int, int]]]) -> tuple[dict[str, Any], dict[str, 
     mask = torch.stack([torch.arange(longest) >= longest - len(i) for i in ids]).long()
     shared = {"input_ids": padded, "attention_mask": mask}
     most = max(map(len, tiles))
-    normalised = [(one / 255 - 0.5) / 0.25 for one in tiles]
+    normalised = [normalise(one) for one in tiles]
     filled = [torch.cat([one, torch.zeros(most - len(one), 3, SIDE, SIDE)]) for one in normalised]
     heights_first = torch.tensor(sizes).flip(1)
     mine = {

@@ -90,4 +90,4 @@ def test_the_verb_builds_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(command) == 0
     assert (tmp_path / "c" / "build.json").stat().st_mtime_ns == before
     assert main([*command[:-2], "--heights", "2"]) == 2
-    assert "expected pixels of 4 and more" in capsys.readouterr().err
+    assert "expected numbers from 4 to" in capsys.readouterr().err

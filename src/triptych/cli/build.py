@@ -12,7 +12,15 @@ from triptych.cli import (
     build_pictures,
     build_words,
 )
-from triptych.cli.build_options import Out, Ray, Replace, Workers, print_manifest, run_builder
+from triptych.cli.build_options import (
+    Out,
+    Ray,
+    Replace,
+    Workers,
+    numbers,
+    print_manifest,
+    run_builder,
+)
 from triptych.errors import DataError
 from triptych.synth import safety
 from triptych.synth.dialogue import easy_vqa
@@ -91,7 +99,8 @@ def build_codes(
     replace: Replace = False,
 ) -> None:
     """Pages with one random code each, printed at several heights, and held-out pages."""
-    plan = codes.Plan(seed, train, test, page, _heights(heights), length, alphabet)
+    pixels = numbers("--heights", heights, 4, page, example="6,9,14")
+    plan = codes.Plan(seed, train, test, page, pixels, length, alphabet)
     run_builder(codes.Codes(plan), out, workers=workers, ray=ray, replace=replace)
 
 
@@ -107,16 +116,6 @@ def build_safety(
     """Cards that may be talked about and cards that may not, in the layout of VLGuard."""
     files = safety.build(out, safety.Plan(seed, train, test, side), replace_other=replace)
     print_manifest("safety", out, Manifest({}, files))
-
-
-def _heights(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 4:
-        raise DataError(f"--heights {text}: expected pixels of 4 and more, such as 6,9,14")
-    return found
 
 
 def _weights(text: str) -> dict[int, float]:

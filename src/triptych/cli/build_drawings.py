@@ -13,8 +13,7 @@ from triptych.cli.build_options import (
     Seed,
     Source,
     Workers,
-    make_shelf,
-    print_packages,
+    open_shelf,
     run_builder,
 )
 from triptych.synth.drawings import pasted
@@ -54,8 +53,7 @@ def build_drawings(
     replace: Replace = False,
 ) -> None:
     """Emoji and clip art with questions; unseen designs and unseen concepts are held out."""
-    shelf = make_shelf(cache, source)
-    print_packages(packages(copyleft=copyleft), shelf)
+    shelf = open_shelf(packages(copyleft=copyleft), cache, source)
     folders = open_packages(shelf, copyleft=copyleft)
     builder = Drawings(folders, seed, size, share, scenes, test_scenes, limit)
     run_builder(builder, out, workers=workers, ray=ray, replace=replace)
@@ -81,9 +79,8 @@ def build_pasted(
     replace: Replace = False,
 ) -> None:
     """Set-of-Mark on drawings that are pasted on a ground; unseen concepts are held out."""
-    shelf = make_shelf(cache, source)
     used = packages(copyleft=copyleft)
-    print_packages([*used, WALLPAPERS] if copyleft else used, shelf)
+    shelf = open_shelf([*used, WALLPAPERS] if copyleft else used, cache, source)
     wallpapers = shelf.open(WALLPAPERS) if copyleft else None
     folders = open_packages(shelf, copyleft=copyleft)
     builder = Pasted(folders, wallpapers, seed, size, share, train, test)

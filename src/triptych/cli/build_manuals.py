@@ -12,8 +12,7 @@ from triptych.cli.build_options import (
     Replace,
     Source,
     Workers,
-    make_shelf,
-    print_packages,
+    open_shelf,
     run_builder,
 )
 from triptych.synth.manuals.builder import Manuals, open_packages, packages
@@ -37,7 +36,6 @@ def build_manuals(
     replace: Replace = False,
 ) -> None:
     """Documents of two to six pictures and their text, from the manuals of real programs."""
-    shelf = make_shelf(cache, source)
-    print_packages(packages(copyleft=copyleft), shelf)
+    shelf = open_shelf(packages(copyleft=copyleft), cache, source)
     builder = Manuals(open_packages(shelf, copyleft=copyleft), share=share)
     run_builder(builder, out, workers=workers, ray=ray, replace=replace)

@@ -13,8 +13,7 @@ from triptych.cli.build_options import (
     Seed,
     Source,
     Workers,
-    make_shelf,
-    print_packages,
+    open_shelf,
     run_builder,
 )
 from triptych.synth.maps.builder import ATLAS, DEFAULT, KGEOGRAPHY, Maps, packages
@@ -40,8 +39,7 @@ def build_maps(
     replace: Replace = False,
 ) -> None:
     """Set-of-Mark on maps: numbered regions, asked by colour, place, size, neighbour and name."""
-    shelf = make_shelf(cache, source)
-    print_packages(packages(copyleft=copyleft), shelf)
+    shelf = open_shelf(packages(copyleft=copyleft), cache, source)
     kgeography = shelf.open(KGEOGRAPHY) if copyleft else None
     builder = Maps(shelf.open(ATLAS), kgeography, seed, views, share)
     run_builder(builder, out, workers=workers, ray=ray, replace=replace)

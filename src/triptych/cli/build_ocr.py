@@ -14,9 +14,8 @@ from triptych.cli.build_options import (
     Seed,
     Source,
     Workers,
-    make_shelf,
     numbers,
-    print_packages,
+    open_shelf,
     run_builder,
 )
 from triptych.errors import DataError
@@ -56,12 +55,10 @@ def build_pdf(
     if folder:
         found = tuple(_own(one, license) for one in folder)
     else:
-        shelf = make_shelf(cache, source)
-        print_packages(used(copyleft=copyleft), shelf)
+        shelf = open_shelf(used(copyleft=copyleft), cache, source)
         found = collections(shelf, copyleft=copyleft)
-    builder = PdfPages(
-        found, seed, numbers("--sides", sides, 64, 8192), pages, test_share=test_share
-    )
+    pixels = numbers("--sides", sides, 64, 8192, example="448,896")
+    builder = PdfPages(found, seed, pixels, pages, test_share=test_share)
     run_builder(builder, out, workers=workers, ray=ray, replace=replace)
 
 

@@ -45,18 +45,22 @@ Copyleft: TypeAlias = Annotated[
 ]
 
 
-def make_shelf(cache: Path | None, source: Sequence[str] | None) -> Shelf:
-    """Where packages are found, as the options say."""
+def open_shelf(
+    packages: Sequence[Package], cache: Path | None, source: Sequence[str] | None
+) -> Shelf:
+    """Where packages are found, as the options say; prints what is used of it."""
     given = {}
     for text in source or ():
         name, equals, folder = text.rpartition("=")
         if not equals or not name or not folder:
             raise DataError(f"--source {text}: expected PACKAGE=FOLDER")
         given[name] = Path(folder)
-    return Shelf(cache or default_cache(), given)
+    shelf = Shelf(cache or default_cache(), given)
+    _print_packages(packages, shelf)
+    return shelf
 
 
-def print_packages(packages: Sequence[Package], shelf: Shelf) -> None:
+def _print_packages(packages: Sequence[Package], shelf: Shelf) -> None:
     """Say what is used, how large it is, and under which licence."""
     table = Table("package", "from", "MB", "licence")
     for one in packages:
@@ -100,7 +104,7 @@ def print_manifest(name: str, out: Path, manifest: Manifest) -> None:
         typer.echo(f"{manifest.quarantined} things left out: {out / QUARANTINE} says why")
 
 
-def numbers(option: str, text: str, least: int, most: int) -> tuple[int, ...]:
+def numbers(option: str, text: str, least: int, most: int, *, example: str) -> tuple[int, ...]:
     """Whole numbers with commas between them.
 
     Raises:
@@ -112,6 +116,6 @@ def numbers(option: str, text: str, least: int, most: int) -> tuple[int, ...]:
         found = ()
     if not found or not all(least <= one <= most for one in found):
         raise DataError(
-            f"{option} {text}: expected numbers from {least} to {most}, such as 448,896"
+            f"{option} {text}: expected numbers from {least} to {most}, such as {example}"
         )
     return found

@@ -13,8 +13,7 @@ from triptych.cli.build_options import (
     Seed,
     Source,
     Workers,
-    make_shelf,
-    print_packages,
+    open_shelf,
     run_builder,
 )
 from triptych.errors import DataError
@@ -83,8 +82,7 @@ def build_charts(
     replace: Replace = False,
 ) -> None:
     """Bar and line charts of real tables; whole tables are held out."""
-    shelf = make_shelf(cache, source)
-    print_packages([VEGA], shelf)
+    shelf = open_shelf([VEGA], cache, source)
     builder = Charts(shelf.open(VEGA), seed, train, test, questions)
     run_builder(builder, out, workers=workers, ray=ray, replace=replace)
 

@@ -12,8 +12,7 @@ from triptych.cli.build_options import (
     Seed,
     Source,
     Workers,
-    make_shelf,
-    print_packages,
+    open_shelf,
     run_builder,
 )
 from triptych.synth.drawings.catalogue import WORDNET
@@ -39,7 +38,6 @@ def build_words(
     replace: Replace = False,
 ) -> None:
     """Meanings and kinds of nouns, text only; held out by the concepts of `drawings`."""
-    shelf = make_shelf(cache, source)
-    print_packages([WORDNET], shelf)
+    shelf = open_shelf([WORDNET], cache, source)
     builder = Words(shelf.open(WORDNET), seed, share, limit)
     run_builder(builder, out, workers=workers, ray=ray, replace=replace)

@@ -1,5 +1,6 @@
 """How builders write: a folder of records and images that appears whole or not at all."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,6 +40,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         return Manifest(**fields)
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError):
         return None
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file in hexadecimal digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def claim(folder: Path, *, replace: bool) -> None:

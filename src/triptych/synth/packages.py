@@ -6,7 +6,6 @@ runs. The archive stays in a cache folder under the name that its client gave it
 with the right SHA-256 that lies there is used without asking anybody.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from triptych.errors import DataError
+from triptych.synth.files import digest_of
 
 Kind: TypeAlias = Literal["npm", "deb", "pypi"]
 
@@ -113,8 +113,7 @@ class Shelf:
                 f"{package.source}: {CLIENTS[package.kind]} left no file {package.archive} in "
                 f"{self.cache}"
             )
-        with found.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = digest_of(found)
         if digest != package.sha256:
             raise DataError(
                 f"{found}: has SHA-256 {digest}, expected {package.sha256} for {package.source}; "

@@ -183,12 +183,19 @@ def ready_for_run(
     model: "TriptychForConditionalGeneration", run: RunSpec, stages: Sequence[StageSpec]
 ) -> None:
     """Hold a model as a run does before its first stage."""
-    model.float()
-    if run.precision == "bf16":
-        cast_frozen(model, stages, torch.bfloat16)
+    set_precision(model, run, stages)
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.tiles_at_once = run.tower_tiles
+
+
+def set_precision(
+    model: "TriptychForConditionalGeneration", run: RunSpec, stages: Sequence[StageSpec]
+) -> None:
+    """Store in float32 what some stage trains in full, and the rest as the run's precision says."""
+    model.float()
+    if run.precision == "bf16":
+        cast_frozen(model, stages, torch.bfloat16)
 
 
 def cast_frozen(

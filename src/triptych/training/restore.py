@@ -11,7 +11,7 @@ from triptych.model.build import load_pretrained
 from triptych.model.tilings import use_tiling, with_tiling
 from triptych.training.checkpoint import Checkpoint
 from triptych.training.lora import lora_layers, plain_name
-from triptych.training.parts import begin_stage, cast_frozen
+from triptych.training.parts import begin_stage, set_precision
 from triptych.training.stages import RunSpec, StageSpec
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def restore(
         )
     start = folder / "start"
     model, processor = load_pretrained(start)
-    model.float()
-    if run.precision == "bf16":
-        cast_frozen(model, stages, torch.bfloat16)
+    set_precision(model, run, stages)
     stage = stages[checkpoint.progress.stage]
     if stage.tiling is not None:
         use_tiling(model, stage.tiling)

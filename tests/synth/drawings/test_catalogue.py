@@ -117,16 +117,16 @@ def test_questions_fit_the_drawing(catalogue: Catalogue) -> None:
     for role, drawings in catalogue.roles.items():
         wrong = find_wrong(drawings, catalogue.wordnet)
         for index, one in enumerate(drawings):
-            asked = list(ask(drawings, index, role, wrong, catalogue.wordnet, random.Random(0)))
-            answers = {question.category: question.answer for question in asked}
+            found = list(ask(drawings, index, role, wrong, catalogue.wordnet, random.Random(0)))
+            answers = {asked.category: asked.answer for asked in found}
             assert ("name" in answers) == (role != "concept")
             assert answers["choose"] == one.name
-            for question in asked:
-                if question.category == "choose":
-                    offered = question.text.split(": ", 1)[1]
+            for asked in found:
+                if asked.category == "choose":
+                    offered = asked.question.split(": ", 1)[1]
                     names = {d.name for d in drawings if d.name in offered}
                     assert one.name in names
-            yes_no = [q for q in asked if q.category in ("yes-no", "type", "meaning", "tag")]
+            yes_no = [q for q in found if q.category in ("yes-no", "type", "meaning", "tag")]
             assert [q.answer for q in yes_no] == ["yes", "no"] * (len(yes_no) // 2)
 
 

@@ -48,7 +48,7 @@ def test_counts_are_those_of_the_sheet(drawings: Sequence[Drawing]) -> None:
     for seed in range(200):
         scene = crowd(drawings, SIZE, random.Random(seed))
         some, everything = scene.questions
-        name = some.text.split("pictures of ")[1].split(" are there")[0].rstrip(".?")
+        name = some.question.split("pictures of ")[1].split(" are there")[0].rstrip(".?")
         assert some.answer == str(sum(one.drawing.name == name for one in scene.placed))
         assert everything.answer == str(len(scene.placed))
         answers[some.answer] += 1
@@ -61,14 +61,16 @@ def test_places_are_those_of_the_sheet(drawings: Sequence[Drawing]) -> None:
         scene = quarters(drawings, SIZE, random.Random(seed), named=True)
         position, relation, name = scene.questions
         assert len({one.drawing.concept.key for one in scene.placed}) == 4
-        asked = position.text.split("picture of ")[1].split(":")[0]
+        asked = position.question.split("picture of ")[1].split(":")[0]
         assert position.answer == quarter(shown_at(scene, asked), scene)
-        assert all(where in position.text for where in QUARTERS)
-        one, side_and_other = relation.text.removeprefix("Is the picture of ").split(" to the ", 1)
+        assert all(where in position.question for where in QUARTERS)
+        one, side_and_other = relation.question.removeprefix("Is the picture of ").split(
+            " to the ", 1
+        )
         side, other = side_and_other.split(" of the picture of ")
         left, right = shown_at(scene, one), shown_at(scene, other.rstrip("?"))
         assert (relation.answer == "yes") == ((left.left < right.left) == (side == "left"))
-        where = next(where for where in QUARTERS if where in name.text)
+        where = next(where for where in QUARTERS if where in name.question)
         assert quarter(shown_at(scene, name.answer), scene) == where
         sides[relation.answer] += 1
     assert min(sides.values()) > 30

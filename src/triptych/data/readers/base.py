@@ -1,12 +1,25 @@
 """The protocols of a reader: storage gives entries, a shape turns an entry into a record."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from triptych.data.schema import Record
+from triptych.errors import DataError
 
 # A path, or the address of a remote file that fsspec opens ("s3://...").
 Location: TypeAlias = Path | str
+
+
+def fields_of(entry: object, where: str) -> Mapping[str, Any]:
+    """The fields of an entry.
+
+    Raises:
+        DataError: it is no object.
+    """
+    if not isinstance(entry, Mapping):
+        raise DataError(f"{where}: an object is expected")
+    return entry
 
 
 class Reader(Protocol):

@@ -7,13 +7,14 @@ byte offset in one pass; none of it is kept in memory.
 import hashlib
 import mmap
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from triptych.data.readers.base import Location
+from triptych.data.readers.base import Location, fields_of
 from triptych.data.readers.files import ReadAt
 from triptych.data.readers.offsets import STRUCTURE, decode_json
 from triptych.errors import DataError
@@ -55,6 +56,10 @@ class Members:
         """Parse one item."""
         start, stop = self.spans[index].tolist()
         return decode_json(self._read(start, stop), self.where(index))
+
+    def fields(self, index: int) -> Mapping[str, Any]:
+        """Parse one item that must be an object."""
+        return fields_of(self.read(index), self.where(index))
 
     def find(self, key: str) -> int | None:
         """Number of the item with this key, or None."""

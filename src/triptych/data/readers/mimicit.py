@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from triptych.data.readers.base import Location
+from triptych.data.readers.base import Location, fields_of
 from triptych.data.readers.members import Members
 from triptych.data.schema import Record, parse_record
 from triptych.errors import DataError
@@ -43,7 +43,7 @@ class MimicitTable:
         """An entry with ``images`` and ``rounds``, in an order drawn from its name."""
         where = self.where(index)
         members = self.members[self.starts[index] : self.starts[index + 1]].tolist()
-        items = [_mapping(self.items.read(k), self.items.where(k)) for k in members]
+        items = [self.items.fields(k) for k in members]
         images = _names(items[0], "image_ids", where)
         draw = hashlib.blake2b(f"{members[0]}".encode(), digest_size=8).digest()
         order = np.random.default_rng(int.from_bytes(draw, "little")).permutation(len(items))
@@ -72,13 +72,13 @@ def convert_mimicit(entry: object, where: str, root: Path | None = None) -> Reco
     Raises:
         DataError: an instruction or an answer is no text.
     """
-    fields = _mapping(entry, where)
+    fields = fields_of(entry, where)
     rounds, images = fields.get("rounds"), fields.get("images")
     if not isinstance(rounds, list) or not rounds or not isinstance(images, list):
         raise DataError(f"{where}: 'rounds' and 'images' are expected")
     messages: list[dict[str, object]] = []
     for one in rounds:
-        item = _mapping(one, f"{where}: a round")
+        item = fields_of(one, f"{where}: a round")
         question, answer = item.get("instruction"), item.get("answer")
         if not isinstance(question, str) or not isinstance(answer, str):
             raise DataError(f"{where}: 'instruction' and 'answer' must be texts")
@@ -100,15 +100,13 @@ def _group(items: Members) -> tuple[np.ndarray, np.ndarray]:
     for index in range(len(items)):
         if used[index]:
             continue
-        where = items.where(index)
-        item = _mapping(items.read(index), where)
-        related = [items.find(name) for name in _names(item, "rel_ins_ids", where)]
+        item = items.fields(index)
+        related = [items.find(name) for name in _names(item, "rel_ins_ids", items.where(index))]
         group = [index]
         for other in related:
             if other is None or used[other] or other in group:
                 continue
-            found = _mapping(items.read(other), items.where(other))
-            if found.get("image_ids") == item.get("image_ids"):
+            if items.fields(other).get("image_ids") == item.get("image_ids"):
                 group.append(other)
         used[group] = True
         members.extend(group)
@@ -121,9 +119,3 @@ def _names(item: Mapping[str, object], key: str, where: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: '{key}' must be a list of texts")
     return names
-
-
-def _mapping(entry: object, where: str) -> Mapping[str, object]:
-    if not isinstance(entry, Mapping):
-        raise DataError(f"{where}: an object is expected")
-    return entry

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from triptych.data.boxes import Box, Frame, Point, write_boxes, write_points
-from triptych.data.readers.base import Location, Table
-from triptych.data.readers.members import Members, NumberIndex
+from triptych.data.readers.annotated import CocoImages, image_record
+from triptych.data.readers.base import Location, Table, fields_of
+from triptych.data.readers.members import Members
 from triptych.data.readers.pairs import holds_section
 from triptych.data.readers.tables import open_table
 from triptych.data.schema import Record, parse_record
@@ -31,7 +32,7 @@ def convert_detection(entry: object, where: str, root: Path | None = None) -> Re
     lines = [
         f"{label} {write_boxes(boxes, frame)}" for label, boxes in _boxes(fields, where).items()
     ]
-    return _record(fields, where, root, [(DETECT, "\n".join(lines))])
+    return image_record(fields, [(DETECT, "\n".join(lines))], where, root)
 
 
 def convert_grounding(entry: object, where: str, root: Path | None = None) -> Record:
@@ -44,7 +45,7 @@ def convert_grounding(entry: object, where: str, root: Path | None = None) -> Re
             rounds.append((WHAT.format(box=text), phrase))
         else:
             rounds.append((WHERE.format(phrase=phrase), text))
-    return _record(fields, where, root, rounds)
+    return image_record(fields, rounds, where, root)
 
 
 def convert_pose(entry: object, where: str, root: Path | None = None) -> Record:
@@ -54,7 +55,7 @@ def convert_pose(entry: object, where: str, root: Path | None = None) -> Record:
     for number, item in enumerate(_objects(fields, where)):
         place = f"{where}: objects[{number}]"
         lines.append(f"{_label(item, place)} {write_points(_points(item, place), frame)}")
-    return _record(fields, where, root, [(POSE, "\n".join(lines))])
+    return image_record(fields, [(POSE, "\n".join(lines))], where, root)
 
 
 def convert_layout(entry: object, where: str, root: Path | None = None) -> Record:
@@ -72,7 +73,7 @@ def convert_layout(entry: object, where: str, root: Path | None = None) -> Recor
     ]
     if words:
         rounds.append((READ, "\n".join(words)))
-    return _record(fields, where, root, rounds)
+    return image_record(fields, rounds, where, root)
 
 
 def convert_language(entry: object, where: str, root: Path | None = None) -> Record:
@@ -81,24 +82,24 @@ def convert_language(entry: object, where: str, root: Path | None = None) -> Rec
     Raises:
         DataError: a text is missing.
     """
-    if not isinstance(entry, Mapping):
-        raise DataError(f"{where}: an object is expected")
-    question = next((entry[k] for k in ("instruction", "question", "prompt") if entry.get(k)), None)
-    answer = next((entry[k] for k in ("output", "answer", "response") if entry.get(k)), None)
+    fields = fields_of(entry, where)
+    asked = (fields.get(key) for key in ("instruction", "question", "prompt"))
+    said = (fields.get(key) for key in ("output", "answer", "response"))
+    question, answer = next(filter(None, asked), None), next(filter(None, said), None)
     if not isinstance(question, str) or not isinstance(answer, str):
         raise DataError(f"{where}: 'instruction' and 'output' must be texts")
-    extra = entry.get("input")
+    extra = fields.get("input")
     text = f"{question}\n\n{extra}" if isinstance(extra, str) and extra else question
     messages: list[dict[str, object]] = []
-    if isinstance(entry.get("system_prompt"), str) and entry["system_prompt"]:
-        messages.append({"role": "system", "content": entry["system_prompt"]})
+    if isinstance(fields.get("system_prompt"), str) and fields["system_prompt"]:
+        messages.append({"role": "system", "content": fields["system_prompt"]})
     messages.append({"role": "user", "content": text})
     messages.append({"role": "assistant", "content": answer})
-    return parse_record({"messages": messages, "id": entry.get("id")}, where, root)
+    return parse_record({"messages": messages, "id": fields.get("id")}, where, root)
 
 
-class CocoObjects:
-    """Images with their objects, from a COCO file of ``images``, ``annotations``, ``categories``.
+class CocoObjects(CocoImages):
+    """Images with their objects, from a COCO file that also has ``categories``.
 
     Args:
         path: the file.
@@ -108,30 +109,17 @@ class CocoObjects:
     """
 
     def __init__(self, path: Location) -> None:
-        self.images, self.objects = Members(path, "images"), Members(path, "annotations")
-        self._objects = NumberIndex(self.objects, "image_id")
+        super().__init__(path)
         categories = Members(path, "categories")
-        items = [_mapping(categories.read(k), categories.where(k)) for k in range(len(categories))]
+        items = [categories.fields(k) for k in range(len(categories))]
         self.labels = {item.get("id"): item.get("name") for item in items}
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def where(self, index: int) -> str:
-        """Name of an image for messages."""
-        return self.images.where(index)
 
     def read(self, index: int) -> object:
         """An entry with ``image``, ``width``, ``height`` and ``objects``."""
-        image = _mapping(self.images.read(index), self.where(index))
-        number = image.get("id")
-        found = self._objects.find(number) if isinstance(number, int) else []
-        objects = []
-        for k in found:
-            item = _mapping(self.objects.read(k), self.objects.where(k))
-            objects.append(self._object(item, self.objects.where(k)))
-        size = {key: image.get(key) for key in ("width", "height")}
-        return {"image": image.get("file_name"), "id": number, **size, "objects": objects}
+        image, found = self.look(index)
+        plain = {key: image.get(key) for key in ("id", "width", "height")}
+        objects = [self._object(item, where) for item, where in found]
+        return {"image": image.get("file_name"), **plain, "objects": objects}
 
     def _object(self, item: Mapping[str, Any], where: str) -> dict[str, object]:
         plain: dict[str, object] = {"label": self.labels.get(item.get("category_id"))}
@@ -156,7 +144,7 @@ def open_objects(path: Location, answers: Location | None = None) -> Table:
 
 
 def _image(entry: object, where: str) -> tuple[Mapping[str, Any], Frame]:
-    fields = _mapping(entry, where)
+    fields = fields_of(entry, where)
     width, height = fields.get("width"), fields.get("height")
     if not isinstance(width, int | float) or not isinstance(height, int | float):
         raise DataError(f"{where}: 'width' and 'height' must be numbers")
@@ -170,7 +158,7 @@ def _objects(fields: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
     objects = fields.get("objects")
     if not isinstance(objects, list) or not objects:
         raise DataError(f"{where}: 'objects' must be a list with at least one object")
-    return [_mapping(item, f"{where}: objects[{k}]") for k, item in enumerate(objects)]
+    return [fields_of(item, f"{where}: objects[{k}]") for k, item in enumerate(objects)]
 
 
 def _boxes(fields: Mapping[str, Any], where: str) -> dict[str, list[Box]]:
@@ -212,23 +200,3 @@ def _numbers(values: object, count: int, where: str) -> list[float]:
     ):
         raise DataError(f"{where}: {count} numbers are expected")
     return [float(value) for value in values]
-
-
-def _mapping(entry: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(entry, Mapping):
-        raise DataError(f"{where}: an object is expected")
-    return entry
-
-
-def _record(
-    fields: Mapping[str, Any], where: str, root: Path | None, rounds: list[tuple[str, str]]
-) -> Record:
-    image = fields.get("image")
-    if not isinstance(image, str | bytes):
-        raise DataError(f"{where}: 'image' must be a path")
-    messages: list[dict[str, object]] = []
-    for question, answer in rounds:
-        shown = [] if messages else [{"type": "image", "image": image}]
-        messages.append({"role": "user", "content": [*shown, {"type": "text", "text": question}]})
-        messages.append({"role": "assistant", "content": answer})
-    return parse_record({"messages": messages, "id": fields.get("id")}, where, root)

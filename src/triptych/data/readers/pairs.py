@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from triptych.data.readers.base import Location, Table
+from triptych.data.readers.annotated import CocoImages, image_record
+from triptych.data.readers.base import Location, Table, fields_of
 from triptych.data.readers.members import Members, NumberIndex
 from triptych.data.readers.offsets import first_byte
 from triptych.data.readers.tables import open_table
-from triptych.data.schema import Record, parse_record
+from triptych.data.schema import Record
 from triptych.errors import DataError
 
 REQUESTS = (
@@ -31,7 +32,7 @@ def convert_caption(entry: object, where: str, root: Path | None = None) -> Reco
     Raises:
         DataError: it has no image or no caption.
     """
-    fields = _mapping(entry, where)
+    fields = fields_of(entry, where)
     caption = fields.get("caption", fields.get("captions", fields.get("text")))
     captions = caption if isinstance(caption, list) else [caption]
     texts = [text.strip() for text in captions if isinstance(text, str) and text.strip()]
@@ -39,7 +40,7 @@ def convert_caption(entry: object, where: str, root: Path | None = None) -> Reco
         raise DataError(f"{where}: 'caption' must be a text or a list of texts")
     number = _draw(where)
     question, answer = REQUESTS[number % len(REQUESTS)], texts[number // 8 % len(texts)]
-    return _record(fields, question, answer, where, root)
+    return image_record(fields, [(question, answer)], where, root)
 
 
 def convert_question(entry: object, where: str, root: Path | None = None) -> Record:
@@ -48,7 +49,7 @@ def convert_question(entry: object, where: str, root: Path | None = None) -> Rec
     Raises:
         DataError: it has no image, question or answer.
     """
-    fields = _mapping(entry, where)
+    fields = fields_of(entry, where)
     question = fields.get("question")
     if not isinstance(question, str) or not question.strip():
         raise DataError(f"{where}: 'question' must be a text")
@@ -58,41 +59,18 @@ def convert_question(entry: object, where: str, root: Path | None = None) -> Rec
     texts = [text.strip() for text in plain if isinstance(text, str) and text.strip()]
     if not texts or len(texts) != len(plain):
         raise DataError(f"{where}: 'answer' must be a text or a list of texts")
-    return _record(fields, question.strip(), Counter(texts).most_common(1)[0][0], where, root)
+    frequent = Counter(texts).most_common(1)[0][0]
+    return image_record(fields, [(question.strip(), frequent)], where, root)
 
 
-class CocoTable:
-    """Images with all their captions, from a COCO file of ``images`` and ``annotations``.
-
-    Args:
-        path: the file.
-
-    Raises:
-        DataError: it has no such sections.
-    """
-
-    def __init__(self, path: Location) -> None:
-        self.images, self.captions = Members(path, "images"), Members(path, "annotations")
-        self._captions = NumberIndex(self.captions, "image_id")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def where(self, index: int) -> str:
-        """Name of an image for messages."""
-        return self.images.where(index)
+class CocoCaptions(CocoImages):
+    """Images with all their captions, from a COCO file."""
 
     def read(self, index: int) -> object:
         """An entry with ``image``, ``id`` and ``captions``."""
-        image = _mapping(self.images.read(index), self.where(index))
-        number = image.get("id")
-        found = self._captions.find(number) if isinstance(number, int) else []
-        captions = [_mapping(self.captions.read(k), self.captions.where(k)) for k in found]
-        return {
-            "image": image.get("file_name"),
-            "id": number,
-            "captions": [caption.get("caption") for caption in captions],
-        }
+        image, found = self.look(index)
+        captions = [caption.get("caption") for caption, _ in found]
+        return {"image": image.get("file_name"), "id": image.get("id"), "captions": captions}
 
 
 class VqaTable:
@@ -124,12 +102,12 @@ class VqaTable:
 
     def read(self, index: int) -> object:
         """An entry with ``image``, ``question``, ``answer`` and ``id``."""
-        question = _mapping(self.questions.read(index), self.where(index))
+        question = self.questions.fields(index)
         number = question.get("question_id")
         found = self._answers.find(number) if isinstance(number, int) else []
         if not found:
             raise DataError(f"{self.where(index)}: question_id {number!r} has no answer")
-        answer = _mapping(self.answers.read(found[0]), self.answers.where(found[0]))
+        answer = self.answers.fields(found[0])
         image = question.get("image", question.get("image_id"))
         return {
             # COCO's own file names; other sets name the image in the question.
@@ -142,7 +120,7 @@ class VqaTable:
 
 def open_captions(path: Location, answers: Location | None = None) -> Table:
     """A COCO file, or entries of image and caption each."""
-    return CocoTable(path) if holds_section(path, "images") else open_table(path)
+    return CocoCaptions(path) if holds_section(path, "images") else open_table(path)
 
 
 def open_questions(path: Location, answers: Location | None = None) -> Table:
@@ -163,28 +141,7 @@ def holds_section(path: Location, section: str) -> bool:
     return isinstance(first, dict) and section in first
 
 
-def _mapping(entry: object, where: str) -> Mapping[str, object]:
-    if not isinstance(entry, Mapping):
-        raise DataError(f"{where}: an object is expected")
-    return entry
-
-
 def _draw(where: str) -> int:
     """A number that depends on the name of the entry alone: the same in every run and worker."""
     name = where.rsplit("/", 1)[-1].encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "little")
-
-
-def _record(
-    fields: Mapping[str, object], question: str, answer: str, where: str, root: Path | None
-) -> Record:
-    image = fields.get("image")
-    if not isinstance(image, str | bytes):
-        raise DataError(f"{where}: 'image' must be a path")
-    shown = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-    messages = [
-        {"role": "user", "content": shown},
-        {"role": "assistant", "content": answer},
-    ]
-    identity = fields.get("id")
-    return parse_record({"messages": messages, "id": identity}, where, root)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.data.boxes import Box
+from triptych.data.readers.base import fields_of
 from triptych.data.schema import Record, parse_record
 from triptych.errors import DataError
 
@@ -37,20 +38,19 @@ def convert_words(entry: object, where: str, root: Path | None = None) -> Record
     Raises:
         DataError: a field is missing or out of its range.
     """
-    if not isinstance(entry, Mapping):
-        raise DataError(f"{where}: an object is expected")
-    width, height = _side(entry, "width", where), _side(entry, "height", where)
-    level, objects = entry.get("level", 1), entry.get("objects")
+    fields = fields_of(entry, where)
+    width, height = _side(fields, "width", where), _side(fields, "height", where)
+    level, objects = fields.get("level", 1), fields.get("objects")
     if not isinstance(objects, list) or not objects:
         raise DataError(f"{where}: 'objects' must be a list with at least one object")
     if not isinstance(level, int) or level not in LEVELS:
         raise DataError(f"{where}: 'level' must be a number from 1 to {max(LEVELS)}")
     texts = [_text(item, f"{where}: objects[{k}]", width, height) for k, item in enumerate(objects)]
     parts = [
-        {"type": "image", "image": entry.get("image")},
+        {"type": "image", "image": fields.get("image")},
         {"type": "text", "text": describe(texts, level)},
     ]
-    obj = {"messages": [{"role": "document", "content": parts}], "id": entry.get("id")}
+    obj = {"messages": [{"role": "document", "content": parts}], "id": fields.get("id")}
     return parse_record(obj, where, root)
 
 

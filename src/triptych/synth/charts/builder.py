@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from triptych.data.schema import Message, Record, TextPart
+from triptych.data.schema import Record
 from triptych.synth.album import Album, Sample
 from triptych.synth.charts.chart import Chart, ask_chart, draw_chart, make_chart
 from triptych.synth.charts.tables import TABLES, VEGA, Table, read_measures
@@ -59,10 +59,8 @@ class Charts:
             picture, ticks = draw_chart(chart)
             image = album.add(picture)
             for asked in ask_chart(chart, ticks, self.questions, rng):
-                user = Message("user", (image, TextPart(asked.question)))
-                answer = Message("assistant", (TextPart(asked.answer),), category=asked.category)
                 record = Record(
-                    (user, answer),
+                    asked.messages(image),
                     source=VEGA.source,
                     license=table.license,
                     metadata={"file": f"data/{table.file}", "title": chart.title},

@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from triptych.synth.question import Asked
+
 Kind: TypeAlias = Literal["bars", "rows", "lines"]
 
 KINDS: tuple[Kind, ...] = ("bars", "rows", "lines")
@@ -55,15 +57,6 @@ class Chart:
     printed: bool
     print_size: int
     size: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question, its answer, and the kind of it."""
-
-    question: str
-    answer: str
-    category: str
 
 
 def make_chart(

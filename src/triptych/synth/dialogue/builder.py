@@ -6,18 +6,19 @@ which image it is about; and the last round may ask of which image something is 
 training are made of training images only.
 """
 
-import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from triptych.data.schema import Message, Record, TextPart
+from triptych.data.schema import Message, Record
 from triptych.errors import DataError
 from triptych.synth.album import Album, Sample
 from triptych.synth.dialogue.atoms import Atom, Shown, find_files, read_images
 from triptych.synth.dialogue.rounds import Conversation, Question, Style, converse
 from triptych.synth.dialogue.wording import WHICH, word_rounds
+from triptych.synth.files import digest_of
+from triptych.synth.question import Asked
 
 VERSION = 1
 """Raised when the same plan makes other files, so that a folder built before is built anew."""
@@ -51,7 +52,7 @@ class Dialogues:
         """All that decides what is made."""
         plain = {key: value for key, value in vars(self).items() if key != "places"}
         files = [*find_files(self.places, "train"), *find_files(self.places, "test")]
-        digests = [f"{file.parent.name}/{file.name} {_digest(file)}" for file in files]
+        digests = [f"{file.parent.name}/{file.name} {digest_of(file)}" for file in files]
         return plain | {"version": VERSION, "files": digests}
 
     def items(self) -> Sequence[str]:
@@ -128,13 +129,12 @@ def _spread(count: int, rounds: int, rng: random.Random) -> dict[int, int]:
 def _messages(
     talk: Conversation, chosen: Sequence[Shown], album: Album, rng: random.Random
 ) -> list[Message]:
-    messages = []
+    messages: list[Message] = []
     for one, text in zip(talk.rounds, word_rounds(talk, rng), strict=True):
         new = [chosen[talk.images[place - 1]].path for place in one.arrivals]
         images = [album.add_file(path, link=True) for path in new]
-        messages.append(Message("user", (*images, TextPart(text))))
-        answer = one.question
-        messages.append(Message("assistant", (TextPart(answer.answer),), category=answer.category))
+        asked = Asked(text, one.question.answer, one.question.category)
+        messages += asked.messages(*images)
     return messages
 
 
@@ -155,10 +155,7 @@ def _which(talk: Conversation, chosen: Sequence[Shown], rng: random.Random) -> l
         return None
     question, number = rng.choice(fitting)
     text = rng.choice(WHICH).format(q=question, answer=answers[question][number])
-    return [
-        Message("user", (TextPart(text),)),
-        Message("assistant", (TextPart(f"image {number}"),), category="which image"),
-    ]
+    return list(Asked(text, f"image {number}", "which image").messages())
 
 
 def _record(messages: Sequence[Message], atoms: Sequence[Sequence[Atom]]) -> Record:
@@ -170,8 +167,3 @@ def _record(messages: Sequence[Message], atoms: Sequence[Sequence[Atom]]) -> Rec
         license=" AND ".join(sorted({one.license for one in firsts})),
         metadata={"records": [one.record for one in firsts]},
     )
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -22,10 +22,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from triptych.data.schema import ImagePart, Message, Record, TextPart
+from triptych.data.schema import ImagePart, Message, Record
 from triptych.errors import DataError
 from triptych.synth.dialogue.rounds import Conversation, Question, Round, Style, conversations
 from triptych.synth.files import new_folder, read_manifest, write_records
+from triptych.synth.question import Asked
 
 Split = Literal["train", "test"]
 
@@ -103,9 +104,8 @@ def to_record(split: Split, conversation: Conversation) -> Record:
     for one in conversation.rounds:
         images = [conversation.images[number - 1] for number in one.arrivals]
         shown = [ImagePart(image_name(split, image)) for image in images]
-        messages.append(Message("user", (*shown, TextPart(one.text))))
-        answer = (TextPart(one.question.answer),)
-        messages.append(Message("assistant", answer, category=one.question.category))
+        asked = Asked(one.text, one.question.answer, one.question.category)
+        messages += asked.messages(*shown)
     return Record(tuple(messages), source=SOURCE, license=LICENSE)
 
 

@@ -5,15 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from triptych.data.schema import ImagePart, Message, Record, TextPart
+from triptych.data.schema import ImagePart, Record
 from triptych.errors import DataError
 from triptych.synth.album import Album, Sample
 from triptych.synth.drawings.catalogue import COPYLEFT, CORE, Folders, Role, load_catalogue
 from triptych.synth.drawings.drawing import Drawing
-from triptych.synth.drawings.questions import Question, Wrong, ask, find_wrong
+from triptych.synth.drawings.questions import Wrong, ask, find_wrong
 from triptych.synth.drawings.render import flatten, render
 from triptych.synth.drawings.scenes import Scene, crowd, quarters
 from triptych.synth.packages import Package, Shelf
+from triptych.synth.question import Asked
 
 VERSION = 1
 """Raised when the same plan makes other files, so that a folder built before is built anew."""
@@ -131,8 +132,8 @@ class Drawings:
             except DataError as error:
                 album.reject(f"scene {split} {number}", str(error))
                 continue
-            for question in scene.questions:
-                yield Sample(file, to_record(question, image, _shown(scene), role))
+            for asked in scene.questions:
+                yield Sample(file, to_record(asked, image, _shown(scene), role))
 
     def _drawings(self, role: Role) -> Sequence[Drawing]:
         return _limited(load_catalogue(self.folders, self.share).roles[role], self.limit)
@@ -141,19 +142,17 @@ class Drawings:
         return random.Random(f"{self.seed if role == 'train' else 'held out'} drawings {what}")
 
 
-def to_record(question: Question, image: ImagePart, shown: Sequence[Drawing], role: Role) -> Record:
+def to_record(asked: Asked, image: ImagePart, shown: Sequence[Drawing], role: Role) -> Record:
     """Write a question about a picture as a record without an id.
 
     Args:
-        question: what is asked.
+        asked: the question.
         image: the picture.
         shown: the drawings on it.
         role: on which side of the split they are.
     """
-    user = Message("user", (image, TextPart(question.text)))
-    answer = Message("assistant", (TextPart(question.answer),), category=question.category)
     return Record(
-        (user, answer),
+        asked.messages(image),
         source="; ".join(sorted({one.source for one in shown})),
         license=" AND ".join(sorted({one.license for one in shown})),
         metadata={

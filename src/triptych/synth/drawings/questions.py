@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from triptych.synth.drawings.catalogue import Role, rotate
 from triptych.synth.drawings.drawing import Drawing
 from triptych.synth.drawings.kinds import KINDS
+from triptych.synth.question import Asked, one_of
 from triptych.synth.words.wordnet import WordNet
 
 CHOICES = 4
@@ -20,19 +21,6 @@ MEANING = ('Does "{}" describe what is shown?',)
 TAG = ('Does the word "{}" fit the picture?',)
 NAMED: frozenset[Role] = frozenset({"train", "design", "style"})
 """Where things are asked by name: what was never seen cannot be named."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question about a picture.
-
-    Attributes:
-        category: the kind of question, for scores by category.
-    """
-
-    text: str
-    answer: str
-    category: str
 
 
 @dataclass(frozen=True)
@@ -75,11 +63,11 @@ def ask(
     wrong: Wrong,
     wordnet: WordNet,
     rng: random.Random,
-) -> Iterator[Question]:
+) -> Iterator[Asked]:
     """All questions about one drawing of a role."""
     one = drawings[index]
     if role in NAMED:
-        yield Question(rng.choice(NAME), one.name, "name")
+        yield Asked(rng.choice(NAME), one.name, "name")
     if one.kind is not None:
         kinds = [KINDS[other.kind].phrase for other in drawings if other.kind is not None]
         yield from _choose(KIND, KINDS[one.kind].phrase, kinds, "kind", rng)
@@ -96,13 +84,13 @@ def ask(
     for texts, others, right, category in pairs:
         if right is not None and index in others:
             text = rng.choice(texts)
-            yield Question(text.format(right), "yes", category)
-            yield Question(text.format(others[index]), "no", category)
+            yield Asked(text.format(right), "yes", category)
+            yield Asked(text.format(others[index]), "no", category)
 
 
 def _choose(
     texts: Sequence[str], right: str, among: Sequence[str], category: str, rng: random.Random
-) -> Iterator[Question]:
+) -> Iterator[Asked]:
     """One of several; the others come as often as they are right elsewhere."""
     others: set[str] = set()
     left = [other for other in among if other != right]
@@ -113,12 +101,7 @@ def _choose(
     options = [right, *sorted(others)]
     rng.shuffle(options)
     if others:
-        yield Question(rng.choice(texts).format(one_of(options)), right, category)
-
-
-def one_of(options: Sequence[str]) -> str:
-    """'a, b or c'."""
-    return " or ".join(filter(None, [", ".join(options[:-1]), options[-1]]))
+        yield Asked(rng.choice(texts).format(one_of(options)), right, category)
 
 
 def _types(drawing: Drawing, wordnet: WordNet) -> frozenset[str]:

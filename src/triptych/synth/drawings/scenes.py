@@ -8,8 +8,8 @@ from PIL import Image
 
 from triptych.errors import DataError
 from triptych.synth.drawings.drawing import Drawing
-from triptych.synth.drawings.questions import Question, one_of
 from triptych.synth.drawings.render import GROUND, render
+from triptych.synth.question import Asked, one_of
 
 CELLS = 3
 """Rows and columns in which things stand when they are counted."""
@@ -49,7 +49,7 @@ class Scene:
     size: int
     side: int
     placed: tuple[Placed, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[Asked, ...]
 
     def draw(self) -> Image.Image:
         """The picture.
@@ -76,8 +76,8 @@ def crowd(drawings: Sequence[Drawing], size: int, rng: random.Random) -> Scene:
     rng.shuffle(shown)
     cells = rng.sample(range(CELLS**2), len(shown))
     questions = (
-        Question(rng.choice(HOW_MANY).format(target.name), str(count), "count"),
-        Question(rng.choice(HOW_MANY_ALL), str(len(shown)), "count all"),
+        Asked(rng.choice(HOW_MANY).format(target.name), str(count), "count"),
+        Asked(rng.choice(HOW_MANY_ALL), str(len(shown)), "count all"),
     )
     return _place(shown, cells, CELLS, size, questions, rng)
 
@@ -98,22 +98,22 @@ def quarters(drawings: Sequence[Drawing], size: int, rng: random.Random, *, name
     if named:
         number = rng.randrange(4)
         where = rng.choice(WHAT).format(QUARTERS[number])
-        questions.append(Question(where, shown[number].name, "name at"))
+        questions.append(Asked(where, shown[number].name, "name at"))
     return _place(shown, range(4), 2, size, tuple(questions), rng)
 
 
-def _about_quarters(shown: Sequence[Drawing], rng: random.Random) -> Iterator[Question]:
+def _about_quarters(shown: Sequence[Drawing], rng: random.Random) -> Iterator[Asked]:
     number = rng.randrange(4)
     options = list(QUARTERS)
     rng.shuffle(options)
     text = rng.choice(WHERE).format(shown[number].name, one_of(options))
-    yield Question(text, QUARTERS[number], "position")
+    yield Asked(text, QUARTERS[number], "position")
     # Two of one row, so that left and right are plain to see.
     row = rng.choice((0, 2))
     one, other = rng.sample((row, row + 1), 2)
     side = rng.choice(("left", "right"))
     text = rng.choice(BESIDE).format(shown[one].name, side, shown[other].name)
-    yield Question(text, "yes" if (one < other) == (side == "left") else "no", "relation")
+    yield Asked(text, "yes" if (one < other) == (side == "left") else "no", "relation")
 
 
 def _different(
@@ -140,7 +140,7 @@ def _place(
     cells: Sequence[int],
     columns: int,
     size: int,
-    questions: tuple[Question, ...],
+    questions: tuple[Asked, ...],
     rng: random.Random,
 ) -> Scene:
     cell = size // columns

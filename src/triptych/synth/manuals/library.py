@@ -1,6 +1,5 @@
 """The HTML manuals: their packages, their pages, and which pages belong together."""
 
-import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from triptych.errors import DataError
+from triptych.synth.files import digest_of
 from triptych.synth.manuals.page import Body
 from triptych.synth.packages import Package
 
@@ -180,10 +180,7 @@ def _pictures(path: Path, root: Path) -> Iterator[Path]:
 
 def _print(path: Path) -> str:
     """What is equal for equal files; of a missing one its path."""
-    if not path.is_file():
-        return str(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of(path) if path.is_file() else str(path)
 
 
 def _families(pages: Iterable[str], together: Iterable[Sequence[str]]) -> dict[str, str]:

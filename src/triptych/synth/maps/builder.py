@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.data.schema import ImagePart, Message, Record, TextPart
+from triptych.data.schema import ImagePart, Record
 from triptych.synth.album import Album, Sample
 from triptych.synth.maps.atlas import FILE, load_atlas
 from triptych.synth.maps.chart import (
@@ -27,8 +27,9 @@ from triptych.synth.maps.chart import (
     paint,
 )
 from triptych.synth.maps.kgeography import FOLDER, read_sheet
-from triptych.synth.maps.questions import Marked, Question, ask
+from triptych.synth.maps.questions import Marked, ask
 from triptych.synth.packages import Package
+from triptych.synth.question import Asked
 from triptych.synth.split import held_out
 
 VERSION = 1
@@ -200,16 +201,14 @@ def _samples(
     places = [one.place for one in shown]
     image = album.add(draw_marks(paint(chart.labels, colours, chart.borders), places))
     marked = Marked(shown, colours, chart.neighbours, source.what)
-    for question in ask(marked, rng, named=split != "test"):
-        yield Sample(FILES[split], to_record(question, image, marked, source))
+    for asked in ask(marked, rng, named=split != "test"):
+        yield Sample(FILES[split], to_record(asked, image, marked, source))
 
 
-def to_record(question: Question, image: ImagePart, marked: Marked, source: Source) -> Record:
+def to_record(asked: Asked, image: ImagePart, marked: Marked, source: Source) -> Record:
     """Write a question about a map as a record without an id."""
-    user = Message("user", (image, TextPart(question.text)))
-    answer = Message("assistant", (TextPart(question.answer),), category=question.category)
     return Record(
-        (user, answer),
+        asked.messages(image),
         source=source.package.source,
         license=source.package.license,
         metadata={

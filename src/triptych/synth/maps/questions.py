@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from triptych.synth.maps.chart import Region
+from triptych.synth.question import Asked
 
 APART = 12
 """Pixels by which one mark is to be further left or higher than another to be asked about."""
@@ -31,20 +32,7 @@ class Marked:
     what: str
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question about a map.
-
-    Attributes:
-        category: the kind of question, for scores by category.
-    """
-
-    text: str
-    answer: str
-    category: str
-
-
-def ask(marked: Marked, rng: random.Random, *, named: bool) -> Iterator[Question]:
+def ask(marked: Marked, rng: random.Random, *, named: bool) -> Iterator[Asked]:
     """Questions about the marks.
 
     Args:
@@ -52,7 +40,7 @@ def ask(marked: Marked, rng: random.Random, *, named: bool) -> Iterator[Question
         rng: draws everything.
         named: ask for names and capitals, too: nobody can name what was never named before.
     """
-    yield Question("How many marks are on the map?", str(len(marked.regions)), "count")
+    yield Asked("How many marks are on the map?", str(len(marked.regions)), "count")
     yield from _colours(marked, rng)
     yield from _sides(marked, rng)
     yield from _extremes(marked, rng)
@@ -62,19 +50,19 @@ def ask(marked: Marked, rng: random.Random, *, named: bool) -> Iterator[Question
         yield from _names(marked, rng)
 
 
-def _colours(marked: Marked, rng: random.Random) -> Iterator[Question]:
+def _colours(marked: Marked, rng: random.Random) -> Iterator[Asked]:
     shown = [marked.colours[one.label] for one in marked.regions]
     number = rng.randrange(len(shown))
     text = f"What colour is the {marked.what} with mark {number + 1}?"
-    yield Question(text, shown[number], "colour")
+    yield Asked(text, shown[number], "colour")
     single = [number for number, colour in enumerate(shown) if Counter(shown)[colour] == 1]
     if single:
         number = rng.choice(single)
         text = f"Which mark is on a {shown[number]} {marked.what}?"
-        yield Question(text, str(number + 1), "mark of colour")
+        yield Asked(text, str(number + 1), "mark of colour")
 
 
-def _sides(marked: Marked, rng: random.Random) -> Iterator[Question]:
+def _sides(marked: Marked, rng: random.Random) -> Iterator[Asked]:
     for axis, (before, after) in enumerate((("left of", "right of"), ("above", "below"))):
         places = [one.place[axis] for one in marked.regions]
         pairs = [
@@ -87,10 +75,10 @@ def _sides(marked: Marked, rng: random.Random) -> Iterator[Question]:
             side = rng.choice((before, after))
             right = (places[one] < places[other]) == (side == before)
             text = f"Is mark {one + 1} {side} mark {other + 1}?"
-            yield Question(text, "yes" if right else "no", "relation")
+            yield Asked(text, "yes" if right else "no", "relation")
 
 
-def _extremes(marked: Marked, rng: random.Random) -> Iterator[Question]:
+def _extremes(marked: Marked, rng: random.Random) -> Iterator[Asked]:
     axis = rng.randrange(2)
     sides = (("left", "right"), ("top", "bottom"))[axis]
     end = rng.randrange(2)
@@ -98,17 +86,17 @@ def _extremes(marked: Marked, rng: random.Random) -> Iterator[Question]:
     first, second = (order[0], order[1]) if end == 0 else (order[-1], order[-2])
     if abs(first[0] - second[0]) >= APART:
         text = f"Which mark is closest to the {sides[end]} edge of the map?"
-        yield Question(text, str(first[1] + 1), "extreme")
+        yield Asked(text, str(first[1] + 1), "extreme")
 
 
-def _largest(marked: Marked) -> Iterator[Question]:
+def _largest(marked: Marked) -> Iterator[Asked]:
     order = sorted(((one.area, number) for number, one in enumerate(marked.regions)), reverse=True)
     if order[0][0] >= LARGER * order[1][0]:
         text = f"Which mark is on the largest of the marked {_several(marked.what)}?"
-        yield Question(text, str(order[0][1] + 1), "largest")
+        yield Asked(text, str(order[0][1] + 1), "largest")
 
 
-def _neighbours(marked: Marked, rng: random.Random) -> Iterator[Question]:
+def _neighbours(marked: Marked, rng: random.Random) -> Iterator[Asked]:
     """Two that touch, or two that do not: as often where a map has both."""
     by_answer: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
     for one, other in combinations(range(len(marked.regions)), 2):
@@ -119,21 +107,21 @@ def _neighbours(marked: Marked, rng: random.Random) -> Iterator[Question]:
         answer = rng.random() < 0.5
         one, other = rng.sample(rng.choice(by_answer[answer]), 2)
         text = f"Do the {_several(marked.what)} with marks {one + 1} and {other + 1} touch?"
-        yield Question(text, "yes" if answer else "no", "touch")
+        yield Asked(text, "yes" if answer else "no", "touch")
 
 
-def _names(marked: Marked, rng: random.Random) -> Iterator[Question]:
+def _names(marked: Marked, rng: random.Random) -> Iterator[Asked]:
     number = rng.randrange(len(marked.regions))
     text = f"Which {marked.what} has mark {number + 1}?"
-    yield Question(text, marked.regions[number].name, "name")
+    yield Asked(text, marked.regions[number].name, "name")
     number = rng.randrange(len(marked.regions))
     text = f"Which mark is on {marked.regions[number].name}?"
-    yield Question(text, str(number + 1), "mark of name")
+    yield Asked(text, str(number + 1), "mark of name")
     known = [number for number, one in enumerate(marked.regions) if one.capital]
     if known:
         number = rng.choice(known)
         text = f"What is the capital of the {marked.what} with mark {number + 1}?"
-        yield Question(text, str(marked.regions[number].capital), "capital")
+        yield Asked(text, str(marked.regions[number].capital), "capital")
 
 
 def _several(what: str) -> str:

@@ -5,10 +5,9 @@ and ``objects``, each with ``label`` and ``box``, and a ``polygon`` of [x, y] wh
 a COCO file. Each image is shown with its marks drawn, or as it is with the marks as text.
 """
 
-import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from PIL import Image, ImageDraw
 
 from triptych.data.readers.base import Table
 from triptych.data.readers.objects import open_objects
-from triptych.data.schema import ImagePart, Message, Record, TextPart
+from triptych.data.schema import Message, Record
 from triptych.errors import DataError
 from triptych.images.decode import open_image
 from triptych.synth.album import Album, Sample
+from triptych.synth.files import digest_of
 from triptych.synth.marks.drawing import (
     Style,
     Thing,
@@ -29,7 +29,7 @@ from triptych.synth.marks.drawing import (
     draw_marks,
     tell_marks,
 )
-from triptych.synth.marks.questions import Asked, ask_marks
+from triptych.synth.marks.questions import ask_marks
 from triptych.synth.split import held_out
 
 VERSION = 1
@@ -82,10 +82,12 @@ class MarkedObjects:
 
     def describe(self) -> Mapping[str, object]:
         """All that decides what is made."""
-        with self.file.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         plain = {key: value for key, value in vars(self).items() if key not in ("file", "images")}
-        return plain | {"version": VERSION, "file": digest, "asking": vars(self.asking)}
+        return plain | {
+            "version": VERSION,
+            "file": digest_of(self.file),
+            "asking": vars(self.asking),
+        }
 
     def items(self) -> Sequence[str]:
         """Portions of the entries."""
@@ -150,12 +152,7 @@ def ask_about(
         kind, told = "drawn", ""
         shown = album.add(draw_marks(picture, things, rng.choice(STYLES)))
     for asked in ask_marks(things, picture.size, asking.questions, rng, named=named):
-        yield _messages(shown, told, asked), kind
-
-
-def _messages(image: ImagePart, told: str, asked: Asked) -> tuple[Message, ...]:
-    user = Message("user", (image, TextPart(told + asked.question)))
-    return user, Message("assistant", (TextPart(asked.answer),), category=asked.category)
+        yield replace(asked, question=told + asked.question).messages(shown), kind
 
 
 def _table(file: Path) -> Table:

@@ -3,10 +3,10 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import permutations
 
 from triptych.synth.marks.drawing import Thing
+from triptych.synth.question import Asked
 
 NAME = ("What is mark {n}?", "What is marked {n}?", "Which thing has the mark {n}?")
 FIND = ("Which mark is on the {label}?", "What is the number of the {label}?")
@@ -20,15 +20,6 @@ CLEAR = 0.08
 """Share of the longer side of the picture by which places differ that are compared."""
 STEEP = 2.5
 """How much more one thing is beside another than above it, to be just beside it."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question, its answer, and the kind of it."""
-
-    question: str
-    answer: str
-    category: str
 
 
 def ask_marks(

@@ -16,10 +16,11 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from triptych.data.schema import ImagePart, Message, Record, TextPart
+from triptych.data.schema import ImagePart, Record
 from triptych.errors import DataError
 from triptych.synth import pipeline
 from triptych.synth.album import Album, Sample
+from triptych.synth.question import Asked
 
 SOURCE = "codes"
 LICENSE = "Apache-2.0"
@@ -104,9 +105,8 @@ def to_record(page: Page, image: str) -> Record:
         page: the page.
         image: path of its picture.
     """
-    user = Message("user", (ImagePart(image), TextPart(page.question)))
-    answer = Message("assistant", (TextPart(page.code),), category=f"{page.height} px")
-    return Record((user, answer), source=SOURCE, license=LICENSE, metadata={"height": page.height})
+    messages = Asked(page.question, page.code, f"{page.height} px").messages(ImagePart(image))
+    return Record(messages, source=SOURCE, license=LICENSE, metadata={"height": page.height})
 
 
 @dataclass(frozen=True)

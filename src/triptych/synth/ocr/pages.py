@@ -9,7 +9,6 @@ Training pages come at one size each, at which their print can be read; held-out
 about at every size, so that scores by category (``448 px``) say what print a model can read.
 """
 
-import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,12 +18,14 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from triptych.data.schema import ImagePart, Message, Record, TextPart
+from triptych.data.schema import ImagePart, Message, Record
 from triptych.errors import DataError
 from triptych.synth.album import Album, Sample
+from triptych.synth.files import digest_of
 from triptych.synth.ocr.pdf import Page, PdfFile, Word, open_pdf
-from triptych.synth.ocr.tasks import Asked, PageTasks
+from triptych.synth.ocr.tasks import PageTasks
 from triptych.synth.ocr.text import why_unusable
+from triptych.synth.question import Asked
 from triptych.synth.split import held_out
 
 VERSION = 1
@@ -68,7 +69,7 @@ class Collection:
                 self.without or "\0"
             ):
                 continue
-            digest = _digest(path)
+            digest = digest_of(path)
             if digest not in seen:
                 seen.add(digest)
                 found.append(name)
@@ -78,7 +79,7 @@ class Collection:
         """What decides the pages, as plain values."""
         plain: dict[str, object] = {"source": self.source, "license": self.license}
         if self.plan is None:
-            plain["files"] = {name: _digest(self.folder / name) for name in self.files()}
+            plain["files"] = {name: digest_of(self.folder / name) for name in self.files()}
         else:
             plain |= {**self.plan, "only": self.only, "without": self.without}
         return plain
@@ -226,18 +227,11 @@ def grey_if_grey(picture: Image.Image) -> Image.Image:
 
 
 def _record(rounds: Sequence[Asked], picture: ImagePart) -> Record:
-    messages = []
+    messages: list[Message] = []
     for number, one in enumerate(rounds):
-        shown = () if number else (picture,)
-        messages.append(Message("user", (*shown, TextPart(one.question))))
-        messages.append(Message("assistant", (TextPart(one.answer),), category=one.category))
+        messages += one.messages(*(() if number else (picture,)))
     return Record(tuple(messages))
 
 
 def _sized(asked: Asked, side: int) -> Asked:
     return replace(asked, category=f"{side} px")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,12 +7,12 @@ only where that box as it is written (with two decimals) can mean no other word.
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from triptych.data.boxes import Box, Frame, read_boxes, write_boxes
 from triptych.synth.ocr.layout import Region, regions
 from triptych.synth.ocr.pdf import Line, Page, Word
+from triptych.synth.question import Asked
 
 T = TypeVar("T")
 Placed = TypeVar("Placed", Word, Line)
@@ -33,15 +33,6 @@ FITTING = 0.3
 """Intersection over union of a box as it is written with the box itself, at least."""
 CLEAR = 1.5
 """How much better a written box must fit its own word than any other."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question, its answer, and the kind of it."""
-
-    question: str
-    answer: str
-    category: str
 
 
 class PageTasks:

@@ -12,10 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from triptych.data.schema import Message, Record, TextPart
+from triptych.data.schema import Record
 from triptych.synth.album import Album, Sample
 from triptych.synth.drawings.catalogue import WORDNET
 from triptych.synth.drawings.kinds import key_of
+from triptych.synth.question import Asked, one_of
 from triptych.synth.split import held_out
 from triptych.synth.words.wordnet import Synset, WordNet
 
@@ -85,9 +86,8 @@ class Words:
             for number in range(start, min(start + PORTION, len(nouns))):
                 seed = self.seed if split == "train" else "held out"
                 drawn = random.Random(f"{seed} words {nouns[number].word}")
-                for text, answer, category in _ask(nouns, number, split, wordnet, drawn):
-                    record = _to_record(text, answer, category, nouns[number])
-                    yield Sample(f"{split}.jsonl", record)
+                for asked in _ask(nouns, number, split, wordnet, drawn):
+                    yield Sample(f"{split}.jsonl", _to_record(asked, nouns[number]))
 
     def _nouns(self, split: Split) -> Sequence[Noun]:
         found = _used_nouns(self.wordnet, self.share)[split]
@@ -129,45 +129,40 @@ def _keys(word: str, wordnet: WordNet) -> set[str]:
 
 def _ask(
     nouns: Sequence[Noun], number: int, split: Split, wordnet: WordNet, rng: random.Random
-) -> Iterator[tuple[str, str, str]]:
-    """Text, answer and category of the questions about one noun."""
+) -> Iterator[Asked]:
+    """The questions about one noun."""
     one = nouns[number]
     others = rng.sample(nouns, min(3 * CHOICES, len(nouns)))
     words = [other.word for other in others if other.sense != one.sense]
-    yield (
-        rng.choice(WHICH).format(one.sense.meaning, _one_of(one.word, words, rng)),
-        one.word,
-        "word",
-    )
+    text = rng.choice(WHICH).format(one.sense.meaning, _one_of(one.word, words, rng))
+    yield Asked(text, one.word, "word")
     above = {kind.offset for kind in wordnet.kinds(one.sense)}
     kinds = [other.parent.words[0] for other in others if other.parent.offset not in above]
     right = one.parent.words[0]
     wrong = [kind for kind in kinds if kind != right]
-    yield rng.choice(KIND).format(one.word, _one_of(right, wrong, rng)), right, "kind"
+    yield Asked(rng.choice(KIND).format(one.word, _one_of(right, wrong, rng)), right, "kind")
     # The kind of the noun halfway around: every kind is asked about as often rightly as wrongly.
     far = nouns[(number + len(nouns) // 2) % len(nouns)].parent
     if far.offset not in above:
-        yield rng.choice(IS_KIND).format(one.word, right), "yes", "yes-no"
-        yield rng.choice(IS_KIND).format(one.word, far.words[0]), "no", "yes-no"
+        yield Asked(rng.choice(IS_KIND).format(one.word, right), "yes", "yes-no")
+        yield Asked(rng.choice(IS_KIND).format(one.word, far.words[0]), "no", "yes-no")
     if split == "train":
-        yield rng.choice(MEANS).format(one.word), one.sense.meaning, "meaning"
+        yield Asked(rng.choice(MEANS).format(one.word), one.sense.meaning, "meaning")
         same = [word for word in one.sense.words if word != one.word and PLAIN.fullmatch(word)]
         if same:
-            yield rng.choice(SAME).format(one.word), same[0], "synonym"
+            yield Asked(rng.choice(SAME).format(one.word), same[0], "synonym")
 
 
 def _one_of(right: str, wrong: Sequence[str], rng: random.Random) -> str:
     """The right option among wrong ones, as 'a, b or c'."""
     options = [right, *list(dict.fromkeys(wrong))[: CHOICES - 1]]
     rng.shuffle(options)
-    return " or ".join(filter(None, [", ".join(options[:-1]), options[-1]]))
+    return one_of(options)
 
 
-def _to_record(text: str, answer: str, category: str, noun: Noun) -> Record:
-    user = Message("user", (TextPart(text),))
-    said = Message("assistant", (TextPart(answer),), category=category)
+def _to_record(asked: Asked, noun: Noun) -> Record:
     return Record(
-        (user, said),
+        asked.messages(),
         source=WORDNET.source,
         license=WORDNET.license,
         metadata={"file": f"{FOLDER}/data.noun", "word": noun.word, "synset": noun.sense.offset},
