@@ -70,6 +70,22 @@ def test_masked_tokens_have_no_effect(spec: Any) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("spec", RESAMPLERS, ids=lambda spec: spec.kind)
+def test_places_count_only_with_positions(spec: Any) -> None:
+    turned = torch.randperm(TILE.tokens, generator=torch.Generator().manual_seed(2))
+    features, mask = batch()
+    plain, placed = made(spec), made(spec.model_copy(update={"positions": True}))
+    assert torch.allclose(
+        plain(features[:, turned], mask[:, turned]), plain(features, mask), atol=1e-6
+    )
+    found = placed(features, mask)
+    assert not torch.allclose(placed(features[:, turned], mask[:, turned]), found, atol=1e-3)
+    tokens = placed.places.norm(features) + placed.places.places
+    placed.places = nn.Identity()
+    assert torch.equal(placed(tokens, mask), found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", RESAMPLERS, ids=lambda spec: spec.kind)
 def test_masking_is_leaving_out(spec: Any) -> None:
     module, (features, mask) = made(spec), batch()
     found = module(features, mask)
@@ -128,7 +144,8 @@ def test_latents_attend_to_themselves() -> None:
 
 
 def test_gradients_reach_every_parameter() -> None:
-    for spec in SPECS:
+    placed = [spec.model_copy(update={"positions": True}) for spec in RESAMPLERS]
+    for spec in SPECS + placed:
         module, (features, mask) = made(spec), batch()
         module(features, mask).square().sum().backward()
         assert all(p.grad is not None and p.grad.any() for p in module.parameters()), spec.kind

@@ -30,7 +30,7 @@ def data(folder: Path) -> Path:
 def test_a_table_and_a_report(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(model), "--data", str(data), "--max-new-tokens", "4"]) == 0
     printed = capsys.readouterr().out
-    for expected in ("accuracy", "blind", "1 image", "empty answers", "answers.jsonl"):
+    for expected in ("accuracy", "blind", "1 image", "empty answers", "ANLS", "answers.jsonl"):
         assert expected in printed
     report = model / "evaluation" / "held-out"
     answers = [json.loads(line) for line in (report / "answers.jsonl").read_text().splitlines()]

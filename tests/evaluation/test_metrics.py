@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.evaluation.metrics import exact_match, normalise
+from triptych.evaluation.metrics import anls, exact_match, normalise
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,26 @@ def test_exact_match_compares_normal_forms() -> None:
 @given(st.text("ab1,.' -?the", max_size=20))
 def test_white_space_and_case_never_matter(text: str) -> None:
     assert normalise(f"  {text.upper()}\n") == normalise(text)
+
+
+def edits(left: str, right: str) -> int:
+    """Edit distance from its definition."""
+    row = list(range(len(right) + 1))
+    for place, letter in enumerate(left, start=1):
+        above, row[0] = row[0], place
+        for at, other in enumerate(right, start=1):
+            above, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, above + (letter != other))
+    return row[-1]
+
+
+@given(st.text("abAB ", max_size=7), st.text("abAB ", max_size=7))
+def test_anls_is_its_definition(left: str, right: str) -> None:
+    one, two = (" ".join(side.lower().split()) for side in (left, right))
+    share = edits(one, two) / max(len(one), len(two), 1)
+    assert anls(left, right) == pytest.approx(1 - share if share < 0.5 else 0)
+
+
+def test_anls_gives_a_part_for_a_part() -> None:
+    assert anls("384915", "384916") == pytest.approx(5 / 6)
+    assert anls("384", "384916") == 0
+    assert anls("", "384916") == 0

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from triptych.connectors.base import Connector, ConnectorSpecBase
-from triptych.connectors.sampling import Sampling, join_tiles, latent_layout
+from triptych.connectors.sampling import Places, Sampling, join_tiles, latent_layout
 from triptych.images.layout import TileLayout
 
 
@@ -36,6 +36,9 @@ class PerceiverConnector(ConnectorSpecBase):
     sampling: Sampling = "per_tile"
     """Sample each tile alone, or all tiles of an image together: its tokens are then the same in
     number however many tiles it has."""
+    positions: bool = False
+    """Add learned vectors to the normalised tokens, one for each place of a tile; for towers that
+    do not write places into their tokens themselves, such as convolutions."""
 
     @property
     def masks_padding(self) -> bool:
@@ -48,19 +51,20 @@ class PerceiverConnector(ConnectorSpecBase):
 
     def build(self, tile: TileLayout, width: int, out: int) -> Connector:
         """Make the module (T, P, ``width``) -> (T, N, ``out``), or (I, N, ``out``)."""
-        return Perceiver(self, width, out)
+        return Perceiver(self, tile, width, out)
 
 
 class Perceiver(Connector):
     """Layers of latents, then LayerNorm and the projection to the language model's width.
 
-    There is no positional embedding inside: places are known from what the tower puts into its
-    tokens, so that tiles sampled together are not told apart.
+    Tiles that are sampled together are not told apart. Within a tile, places are known from what
+    the tower puts into its tokens, or by ``positions``.
     """
 
-    def __init__(self, spec: PerceiverConnector, width: int, out: int) -> None:
+    def __init__(self, spec: PerceiverConnector, tile: TileLayout, width: int, out: int) -> None:
         super().__init__()
         self.whole_image = spec.sampling == "whole_image"
+        self.places = Places(tile, width) if spec.positions else nn.Identity()
         self.latents = nn.Parameter(torch.randn(spec.latents, width))
         self.layers = nn.ModuleList(
             PerceiverLayer(width, spec.heads, spec.head_width, spec.ff_multiple)
@@ -76,6 +80,7 @@ class Perceiver(Connector):
         tiles_per_image: Tensor | None = None,
     ) -> Tensor:
         """(T, P, D) to (T, N, D'), or to (I, N, D'); masked tokens have no effect at all."""
+        features = self.places(features)
         if self.whole_image and tiles_per_image is not None:
             features, mask = join_tiles(features, mask, tiles_per_image)
         latents = self.latents.expand(len(features), -1, -1)

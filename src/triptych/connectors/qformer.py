@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from triptych.connectors.base import Connector, ConnectorSpecBase
-from triptych.connectors.sampling import Sampling, join_tiles, latent_layout
+from triptych.connectors.sampling import Places, Sampling, join_tiles, latent_layout
 from triptych.images.layout import TileLayout
 
 
@@ -36,6 +36,9 @@ class QFormerConnector(ConnectorSpecBase):
     """Dropout of states and of attention in training; BLIP-2 has 0.1."""
     sampling: Sampling = "per_tile"
     """Sample each tile alone, or all tiles of an image together."""
+    positions: bool = False
+    """Add learned vectors to the normalised tokens, one for each place of a tile; for towers that
+    do not write places into their tokens themselves, such as convolutions."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -54,15 +57,16 @@ class QFormerConnector(ConnectorSpecBase):
 
     def build(self, tile: TileLayout, width: int, out: int) -> Connector:
         """Make the module (T, P, ``width``) -> (T, N, ``out``), or (I, N, ``out``)."""
-        return QFormer(self, width, out)
+        return QFormer(self, tile, width, out)
 
 
 class QFormer(Connector):
     """The Q-Former of transformers without its text part, then a linear layer."""
 
-    def __init__(self, spec: QFormerConnector, width: int, out: int) -> None:
+    def __init__(self, spec: QFormerConnector, tile: TileLayout, width: int, out: int) -> None:
         super().__init__()
         self.whole_image = spec.sampling == "whole_image"
+        self.places = Places(tile, width) if spec.positions else nn.Identity()
         self.queries = nn.Parameter(0.02 * torch.randn(1, spec.queries, spec.hidden))
         self.reader = Blip2QFormerModel(
             Blip2QFormerConfig(
@@ -86,6 +90,7 @@ class QFormer(Connector):
         tiles_per_image: Tensor | None = None,
     ) -> Tensor:
         """(T, P, D) to (T, N, D'), or to (I, N, D'); masked tokens have no effect at all."""
+        features = self.places(features)
         if self.whole_image and tiles_per_image is not None:
             features, mask = join_tiles(features, mask, tiles_per_image)
         read = self.reader(

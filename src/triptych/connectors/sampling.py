@@ -3,10 +3,10 @@
 Shape suffixes: T tiles, P tokens of a tile, I images, K keys, D width.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from triptych.images.layout import TileLayout
@@ -40,3 +40,20 @@ def join_tiles(
     if mask is None:
         mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
     return rows, pad_sequence([row.flatten() for row in mask.split(counts)], batch_first=True)
+
+
+class Places(nn.Module):
+    """LayerNorm of a tile's tokens, then one learned vector added to each place.
+
+    Attention does not know an order. A vision transformer writes the place into its tokens; a
+    convolution does not, and a resampler then reads an unordered set.
+    """
+
+    def __init__(self, tile: TileLayout, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.places = nn.Parameter(torch.randn(tile.tokens, width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(T, P, D) to the same."""
+        return cast(Tensor, self.norm(features)) + self.places

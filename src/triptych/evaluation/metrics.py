@@ -1,8 +1,15 @@
-"""Exact match after the normalisation of the VQA evaluation (Antol et al. 2015, VQA v2 server)."""
+"""Scores of an answer: exact match, and ANLS for text that was read.
+
+Exact match follows the normalisation of the VQA evaluation (Antol et al. 2015, VQA v2 server).
+"""
 
 import re
 from itertools import combinations
 
+from rapidfuzz.distance import Levenshtein
+
+ANLS_LEAST = 0.5
+"""Answers that are not more alike than this have nothing in common (Biten et al., 2019)."""
 ARTICLES = frozenset({"a", "an", "the"})
 
 _COUNTED = "zero one two three four five six seven eight nine ten"
@@ -66,3 +73,14 @@ def _strip_marks(text: str) -> str:
 def exact_match(answer: str, expected: str) -> bool:
     """Whether two answers are equal after ``normalise``."""
     return normalise(answer) == normalise(expected)
+
+
+def anls(answer: str, expected: str) -> float:
+    """Give the normalised Levenshtein similarity of two answers, 0 below one half.
+
+    What is averaged in ANLS, the score of reading benchmarks such as DocVQA (Biten et al., 2019):
+    one minus the edit distance over the longer length. Case and the amount of space do not count.
+    """
+    sides = (" ".join(side.casefold().split()) for side in (answer, expected))
+    similarity = Levenshtein.normalized_similarity(*sides)
+    return similarity if similarity > ANLS_LEAST else 0.0

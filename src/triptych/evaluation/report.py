@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,9 @@ def table(summary: dict[str, Any]) -> Table:
     """The summary for the terminal."""
     blind = summary["blind_accuracy"] is not None
     shown = Table("", title="exact match", title_justify="left")
-    for name in ("questions", "accuracy", *(("blind", "gain") if blind else ())):
+    said = summary["anls"] is not None
+    names = ("questions", "accuracy", *(("blind", "gain") if blind else ()))
+    for name in (*names, *(("ANLS",) if said else ())):
         shown.add_column(name, justify="right")
     groups = {"all": summary}
     groups |= summary["by_category"]
@@ -98,17 +100,25 @@ def table(summary: dict[str, Any]) -> Table:
         if blind:
             gain = 100 * (scores["accuracy"] - scores["blind_accuracy"])
             cells += [_percent(scores["blind_accuracy"]), f"{gain:+.1f}"]
+        if said:
+            cells.append(_percent(scores["anls"]))
         shown.add_row(*cells, end_section=name == "all")
     return shown
 
 
 def _scores(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    blind = [one.blind_correct for one in outcomes if one.blind_correct is not None]
     return {
         "questions": len(outcomes),
-        "accuracy": sum(one.correct for one in outcomes) / len(outcomes),
-        "blind_accuracy": sum(blind) / len(blind) if blind else None,
+        "accuracy": _mean(one.correct for one in outcomes),
+        "blind_accuracy": _mean(one.blind_correct for one in outcomes),
+        "anls": _mean(one.anls for one in outcomes),
+        "blind_anls": _mean(one.blind_anls for one in outcomes),
     }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _answers(outcomes: Sequence[Outcome]) -> dict[str, Any]:

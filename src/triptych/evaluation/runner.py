@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from triptych.data.schema import Record
 from triptych.errors import DataError
 from triptych.evaluation.blind import swap_images
-from triptych.evaluation.metrics import exact_match
+from triptych.evaluation.metrics import anls, exact_match
 from triptych.evaluation.prompts import answer_spans, cut_before
 from triptych.evaluation.questions import Question, messages_of, prompt_before, questions_of
 from triptych.evaluation.scored import follows_references
@@ -38,6 +38,17 @@ class Outcome:
     answer: Answer | None
     blind_correct: bool | None = None
     blind_answer: Answer | None = None
+
+    @property
+    def anls(self) -> float | None:
+        """Likeness of the answer to the reference, for ANLS."""
+        return None if self.answer is None else anls(self.answer.text, self.question.expected)
+
+    @property
+    def blind_anls(self) -> float | None:
+        """The same of the answer with swapped images."""
+        blind = self.blind_answer
+        return None if blind is None else anls(blind.text, self.question.expected)
 
 
 @dataclass(frozen=True)

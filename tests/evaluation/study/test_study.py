@@ -36,6 +36,7 @@ def write(tmp_path: Path) -> Write:
             "steps": 0.5,
             "judge": {"judged": {"path": str(tmp_path / "data" / "judged.jsonl"), "limit": 4}},
             "max_new_tokens": 4,
+            "metrics": ["accuracy", "anls"],
         }
         path = tmp_path / "study.yaml"
         path.write_text(yaml.safe_dump({**plain, **changes}, sort_keys=False), encoding="utf-8")
@@ -107,8 +108,14 @@ def test_a_study_runs_is_skipped_when_done_and_reports(
     assert judged["records"] == 4
     assert (folder / "study.png").read_bytes().startswith(b"\x89PNG")
     lines = (folder / "study.md").read_text().splitlines()
-    assert "| arm | runs | judged | judged blind |" in lines
-    assert sum(line.startswith("| mmca | 1 |") for line in lines) == 1
+    assert lines.count("| arm | runs | judged | judged blind |") == 2
+    assert sum(line.startswith("| mmca | 1 |") for line in lines) == 2
+    assert [line for line in lines if line.startswith("## ")] == [
+        "## Exact match",
+        "## ANLS",
+        "## Cost",
+    ]
+    assert arm["scores"]["judged"]["anls"]["values"] == [judged["anls"]]
     features = [folder / arm / "seed-3" / "features" / "features.f16" for arm in ("causal", "mmca")]
     assert features[0].samefile(features[1])
 
@@ -170,6 +177,7 @@ def test_means_and_spreads(write: Write, tmp_path: Path) -> None:
 
     def result(arm: str, seed: int, accuracy: float) -> dict[str, Any]:
         scores = {"questions": 10, "accuracy": accuracy, "blind_accuracy": 0.25}
+        scores |= {"anls": accuracy + 0.05, "blind_anls": None}
         return {
             "arm": arm, "seed": seed, "parameters": 1200, "trained": 100, "steps": 2,
             "seconds": 10.0 + seed, "tokens_per_second": 50.0,
@@ -182,6 +190,8 @@ def test_means_and_spreads(write: Write, tmp_path: Path) -> None:
     assert "| causal | 2 | 60.0 ± 14.1 | 25.0 ± 0.0 |" in text
     assert "| mmca | 1 | 90.0 | 25.0 |" in text
     assert "| causal | 60.0 ± 14.1 (25.0) |" in text
+    assert "| causal | 2 | 65.0 ± 14.1 |" in text
+    assert "| causal | 65.0 ± 14.1 |" in text
     assert "| causal | 1,200 | 100 | 2 | 10 ± 1 | 50 ± 0 |" in text
     assert "FAILED: mmca, seed 1: out of memory" in text
     assert summary["missing"] == 1

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triptych.evaluation.study.spec import METRICS
 from triptych.training.files import TEMPORARY
 
 if TYPE_CHECKING:
@@ -21,19 +22,21 @@ def draw_study(summary: dict[str, Any], path: Path) -> None:
 
     arms: dict[str, Any] = summary["arms"]
     files = list(next(iter(arms.values()))["scores"])
+    metric = summary["metrics"][0]
+    label = f"{METRICS[metric]}, %"
     width = max(2.6, 0.9 * len(arms)) * (len(files) + 1)
     figure = Figure(figsize=(width, 4.2), dpi=110, layout="constrained")
     figure.suptitle(summary["title"])
     panels = figure.subplots(1, len(files) + 1, squeeze=False)[0]
     for axes, name in zip(panels, files, strict=False):
         scores = {arm: one["scores"][name] for arm, one in arms.items()}
-        _draw(axes, {arm: one["accuracy"] for arm, one in scores.items()}, 100)
-        blind = [one["blind_accuracy"] for one in scores.values()]
+        _draw(axes, {arm: one[metric] for arm, one in scores.items()}, 100)
+        blind = [one[f"blind_{metric}"] for one in scores.values()]
         if all(one is not None for one in blind):
             for place, one in enumerate(blind):
                 height = 100 * one["mean"]
                 axes.plot([place - 0.3, place + 0.3], [height] * 2, ":", color="grey")
-        axes.set(title=name, ylabel="exact match, %" if axes is panels[0] else "", ylim=(0, 100))
+        axes.set(title=name, ylabel=label if axes is panels[0] else "", ylim=(0, 100))
     _draw(panels[-1], {arm: one["seconds"] for arm, one in arms.items()}, 1)
     panels[-1].set(title="seconds in steps")
     panels[-1].set_ylim(bottom=0)

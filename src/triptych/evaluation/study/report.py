@@ -8,7 +8,7 @@ from typing import Any
 
 from triptych.evaluation.study.picture import draw_study
 from triptych.evaluation.study.runner import Failure, Result
-from triptych.evaluation.study.spec import StudySpec
+from triptych.evaluation.study.spec import METRICS, StudySpec
 from triptych.training.files import write_text
 
 
@@ -28,6 +28,7 @@ def summarise_study(
     return {
         "title": study.title,
         "seeds": list(study.seeds),
+        "metrics": list(study.metrics),
         "spread": "sample standard deviation over seeds",
         "arms": arms,
         "runs": list(results),
@@ -59,7 +60,10 @@ def markdown(summary: dict[str, Any]) -> str:
     parts = [f"# {summary['title']}", _ABOUT.format(seeds=", ".join(map(str, summary["seeds"])))]
     if arms:
         files = list(dict.fromkeys(name for arm in arms.values() for name in arm["scores"]))
-        parts += [_score_table(arms, files), *_category_tables(arms, files), _cost_table(arms)]
+        for metric in summary["metrics"]:
+            parts.append(f"## {METRICS[metric]}")
+            parts += [_score_table(arms, files, metric), *_category_tables(arms, files, metric)]
+        parts += ["## Cost", _cost_table(arms)]
     for one in summary["failures"]:
         parts.append(f"FAILED: {one['arm']}, seed {one['seed']}: {one['reason']}")
     if summary["missing"]:
@@ -68,7 +72,7 @@ def markdown(summary: dict[str, Any]) -> str:
 
 
 _ABOUT = (
-    "Exact match in %, mean ± sample standard deviation over seeds {seeds}. *blind*: the same "
+    "Scores in %, mean ± sample standard deviation over seeds {seeds}. *blind*: the same "
     "models and questions with the images swapped among records (by category in brackets)."
 )
 
@@ -96,10 +100,11 @@ def _summarise_arm(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _spreads(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and spread of the accuracy, seeing and blind, of one file or category over seeds."""
+    """Mean and spread of the scores, seeing and blind, of one file or category over seeds."""
     return {
         key: None if scores[0][key] is None else spread([one[key] for one in scores])
-        for key in ("accuracy", "blind_accuracy")
+        for metric in METRICS
+        for key in (metric, f"blind_{metric}")
     }
 
 
@@ -114,8 +119,8 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _score_table(arms: dict[str, Any], files: Sequence[str]) -> str:
-    blind = any(arm["scores"][name]["blind_accuracy"] for arm in arms.values() for name in files)
+def _score_table(arms: dict[str, Any], files: Sequence[str], metric: str) -> str:
+    blind = any(arm["scores"][name][f"blind_{metric}"] for arm in arms.values() for name in files)
     head = ["arm", "runs"]
     for name in files:
         head += [name, f"{name} blind"] if blind else [name]
@@ -124,29 +129,32 @@ def _score_table(arms: dict[str, Any], files: Sequence[str]) -> str:
         row = [arm, str(len(found["seeds"]))]
         for name in files:
             one = found["scores"][name]
-            keys = ("accuracy", "blind_accuracy") if blind else ("accuracy",)
+            keys = (metric, f"blind_{metric}") if blind else (metric,)
             row += [_show(one[key], 100, 1) for key in keys]
         rows.append(row)
     return _table(head, rows)
 
 
-def _category_tables(arms: dict[str, Any], files: Sequence[str]) -> Iterable[str]:
+def _category_tables(arms: dict[str, Any], files: Sequence[str], metric: str) -> Iterable[str]:
     for name in files:
         groups = sorted({g for arm in arms.values() for g in arm["scores"][name]["by_category"]})
         if groups:
             rows = [
-                [arm, *(_category(one["scores"][name]["by_category"].get(g)) for g in groups)]
+                [
+                    arm,
+                    *(_category(one["scores"][name]["by_category"].get(g), metric) for g in groups),
+                ]
                 for arm, one in arms.items()
             ]
             yield _table([name, *groups], rows)
 
 
-def _category(scores: dict[str, Any] | None) -> str:
-    """Accuracy, and the blind one in brackets."""
+def _category(scores: dict[str, Any] | None, metric: str) -> str:
+    """A score, and the blind one in brackets."""
     if scores is None:
         return "-"
-    blind = scores["blind_accuracy"]
-    seeing = _show(scores["accuracy"], 100, 1)
+    blind = scores[f"blind_{metric}"]
+    seeing = _show(scores[metric], 100, 1)
     return seeing if blind is None else f"{seeing} ({100 * blind['mean']:.1f})"
 
 

@@ -18,7 +18,7 @@ from triptych.errors import CheckpointError, TriptychError
 from triptych.evaluation.report import write_report
 from triptych.evaluation.runner import evaluate_records
 from triptych.evaluation.spec import EvalSpec
-from triptych.evaluation.study.spec import Run, StudySpec
+from triptych.evaluation.study.spec import METRICS, Run, StudySpec
 from triptych.fusion import find_zoom
 from triptych.inference import load_engine
 from triptych.inference.engine import Engine
@@ -29,6 +29,8 @@ from triptych.training.files import write_text
 from triptych.training.run import train
 
 RESULT = "result.json"
+KEPT = ("questions", *(f"{blind}{metric}" for metric in METRICS for blind in ("", "blind_")))
+"""What a result has of each file and category."""
 
 Say = Callable[[str], None]
 Result = dict[str, Any]
@@ -129,6 +131,7 @@ class _Judge:
         self._spec = EvalSpec(blind=study.blind, max_new_tokens=study.max_new_tokens)
         self._records: dict[str, list[Record]] = {}
         self._how: dict[str, Any] = {
+            "scores": list(KEPT),
             "options": self._spec.model_dump(mode="json"),
             "judge": {name: source.model_dump(mode="json") for name, source in study.judge.items()},
         }
@@ -164,9 +167,8 @@ class _Judge:
         evaluation = evaluate_records(engine, self._read(name), self._spec)
         about = {"model": str(run.folder), "data": str(self._study.judge[name].path)}
         summary = write_report(evaluation, run.folder / "evaluation" / name, about)
-        kept = ("questions", "accuracy", "blind_accuracy")
-        scores = {key: summary[key] for key in kept}
-        groups = {g: {k: s[k] for k in kept} for g, s in summary["by_category"].items()}
+        scores = {key: summary[key] for key in KEPT}
+        groups = {g: {k: s[k] for k in KEPT} for g, s in summary["by_category"].items()}
         say(f"  {name}: {100 * scores['accuracy']:.1f} % of {scores['questions']:,} questions")
         return {**scores, "by_category": groups}
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat
 
@@ -14,6 +14,9 @@ from triptych.recipe import Recipe, load_recipe, load_spec
 from triptych.spec import Spec
 from triptych.training.stages import StageSpec
 
+Metric = Literal["accuracy", "anls"]
+METRICS: dict[Metric, str] = {"accuracy": "Exact match", "anls": "ANLS"}
+"""Scores and their titles; the blind one has "blind_" before its name."""
 Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
 
 
@@ -47,6 +50,8 @@ class StudySpec(Spec):
     """Names of the stages that are kept, with the sources that they use; all when not given."""
     steps: PositiveFloat = 1.0
     """Factor on the length of every stage."""
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("accuracy",)
+    """Scores in the tables; the picture shows the first. study.json has them all."""
     blind: bool = True
     """Judge also with the images swapped among records."""
     max_new_tokens: int = Field(default=32, ge=1)
