@@ -10,7 +10,13 @@ from torch import nn
 
 from triptych.errors import CheckpointError, RecipeError
 from triptych.export import ExportSpec, export_model
-from triptych.language.quantize import BnbQuantize, check_quantize, quantize
+from triptych.language.quantize import (
+    BnbQuantize,
+    check_quantize,
+    packed_bytes,
+    quantizable,
+    quantize,
+)
 from triptych.model.spec import ModelSpec
 from triptych.recipe import save_recipe
 from triptych.training.lora import add_lora, lora_layers, merge_lora
@@ -18,8 +24,6 @@ from triptych.training.quantized import check_quantized
 from triptych.training.run import train
 from triptych.training.stages import ParallelSpec, RunSpec
 from triptych.training.tuning import TunedPartSpec
-
-GPU = torch.device("cuda")
 
 
 def quantized_spec(**fields: Any) -> ModelSpec:
@@ -56,10 +60,9 @@ def test_what_quantised_weights_cannot_do_is_refused(
     parallel: dict[str, Any],
     problem: str | None,
 ) -> None:
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     stages = [stage(train={"language": mode}) for mode in modes]
     settings = RunSpec(**{"folder": tmp_path, "precision": "bf16", **run})
-    arguments = (stages, ParallelSpec(**parallel), settings, GPU)
+    arguments = (stages, ParallelSpec(**parallel), settings)
     check_quantized(model_spec(), *arguments)
     if problem is None:
         check_quantized(quantized_spec(), *arguments)
@@ -69,12 +72,20 @@ def test_what_quantised_weights_cannot_do_is_refused(
 
 
 def test_dora_takes_4_bits(tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     stages = [stage(train={"language": {"mode": "lora", "dora": True}})]
-    arguments = (stages, ParallelSpec(), RunSpec(folder=tmp_path, precision="bf16"), GPU)
+    arguments = (stages, ParallelSpec(), RunSpec(folder=tmp_path, precision="bf16"))
     check_quantized(quantized_spec(bits=4), *arguments)
     with pytest.raises(RecipeError, match="dora over 8-bit weights"):
         check_quantized(quantized_spec(bits=8), *arguments)
+
+
+def scale_bytes(weight: Any) -> int:
+    """Bytes of the scales and tables that bitsandbytes has beside its values."""
+    if weight.dtype == torch.int8:
+        return 4 * len(weight)
+    state = weight.quant_state.as_dict(packed=False).values()
+    nested = 4 * weight.quant_state.nested
+    return nested + sum(one.nbytes for one in state if isinstance(one, torch.Tensor))
 
 
 @pytest.mark.parametrize(("bits", "dora"), [(4, False), (4, True), (8, False)])
@@ -86,9 +97,13 @@ def test_merging_keeps_what_was_trained(tmp_path: Path, bits: int, dora: bool) -
     language = model.language_model
     head, names = language.get_output_embeddings(), set(model.state_dict())
     plain = model.eval()(**batch).logits.detach()
-    quantize(language, BnbQuantize(bits=bits), torch.device("cpu"))
+    spec = BnbQuantize(bits=bits, double=not dora)
+    packed = packed_bytes(spec, dict(quantizable(language))["model.layers.0.mlp.up_proj"])
+    quantize(language, spec, torch.device("cpu"))
     assert language.get_output_embeddings() is head
     assert not language.get_submodule("model.layers.0.mlp.up_proj").weight.is_floating_point()
+    held = language.get_submodule("model.layers.0.mlp.up_proj").weight
+    assert packed == held.nbytes + scale_bytes(held)
     rounded = model(**batch).logits.detach()
     assert 1e-5 < (rounded - plain).abs()[torch.isfinite(plain)].max() < 0.2
     add_lora(language, TunedPartSpec(mode="lora", rank=4, dora=dora))

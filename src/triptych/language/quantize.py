@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Literal
 
@@ -56,12 +57,32 @@ def quantize(model: PreTrainedModel, spec: BnbQuantize, device: torch.device) ->
         device: where the quantised layers go.
     """
     bnb = importlib.import_module("bitsandbytes")
-    head = model.get_output_embeddings()
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and module is not head:
-            model.set_submodule(name, _quantized(bnb, module, spec).to(device))
+    for name, module in list(quantizable(model)):
+        model.set_submodule(name, _quantized(bnb, module, spec).to(device))
     # By these peft knows which matrices stand beside such layers.
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = spec.bits == 4, spec.bits == 8
+
+
+def quantizable(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
+    """Every linear layer but the output layer, with its name."""
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear and module is not head:
+            yield name, module
+
+
+def packed_bytes(spec: BnbQuantize, linear: nn.Linear) -> int:
+    """Bytes that bitsandbytes holds in place of a layer's weights: values, scales and tables.
+
+    With 8 bits each output has a scale; with 4 bits each block of 64 values, in float32 or, with
+    ``double``, in 8 bits, of which each 256 share a scale in float32.
+    """
+    count = linear.weight.numel()
+    if spec.bits == 8:
+        return count + 4 * linear.out_features
+    scales = -(-count // 64)
+    outer = 4 * (-(-scales // 256)) + 4 * 256 + 4
+    return -(-count // 2) + 4 * 16 + (scales + outer if spec.double else 4 * scales)
 
 
 def dequantize(layer: nn.Module, weight: Tensor) -> nn.Linear:

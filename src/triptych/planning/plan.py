@@ -10,6 +10,7 @@ from triptych.planning.stage import GB, Hardware, StagePlan
 from triptych.planning.states import EngineName, Memory
 from triptych.planning.workload import Sample
 from triptych.recipe import Recipe
+from triptych.training.quantized import check_quantized
 
 Change = Callable[[Recipe], Recipe]
 
@@ -87,9 +88,10 @@ def plan(
         samples: of one epoch, where the data are not there to be counted.
 
     Raises:
-        RecipeError: the model cannot be made, or a stage trains nothing.
+        RecipeError: the model cannot be made, cannot be quantised, or a stage trains nothing.
         ContextError: the sample is longer than the recipe allows.
     """
+    check_quantized(recipe.model, recipe.stages, recipe.parallel, recipe.run)
     blueprint = draw(recipe.model)
     kind = sample or Sample()
     made = _plan(recipe, blueprint, hardware, kind, samples)
@@ -130,7 +132,8 @@ def _advise(recipe: Recipe, made: Plan, again: Callable[[Recipe], Plan]) -> str:
             )
     last = again(changed) if tried else made
     sharded: EngineName = "fsdp2+offload" if "offload" in last.largest.engine else "fsdp2"
-    more = last.largest.fewest_gpus(sharded, limit)
+    can = sharded in last.largest.engines
+    more = last.largest.fewest_gpus(sharded, limit) if can else None
     if more is not None and more > gpus:
         also = f", with {', '.join(tried)}" if tried else ""
         return (
@@ -147,7 +150,8 @@ def _advise(recipe: Recipe, made: Plan, again: Callable[[Recipe], Plan]) -> str:
 def _changes(recipe: Recipe, made: Plan) -> Iterator[tuple[str, Change]]:
     """Changes that save memory, those first that change the training least."""
     stage, run, gpus = made.largest, recipe.run, made.hardware.gpus
-    if gpus > 1 and stage.engine in ("single", "ddp"):
+    shards = gpus > 1 and "fsdp2" in stage.engines
+    if shards and stage.engine in ("single", "ddp"):
         yield "parallel.engine=fsdp2", lambda r: _with_parallel(r, engine="fsdp2")
     if not run.gradient_checkpointing:
         name = "run.gradient_checkpointing=true"
@@ -160,8 +164,7 @@ def _changes(recipe: Recipe, made: Plan) -> Iterator[tuple[str, Change]]:
         yield name, lambda r: _with_batch(r, tokens=tokens, per_step=per_step)
     if run.tower_tiles is None and stage.workload.tiles > 1:
         yield "run.tower_tiles=1", lambda r: _with_run(r, tower_tiles=1)
-
-    if gpus > 1 and not stage.engine.endswith("offload"):
+    if shards and not stage.engine.endswith("offload"):
         name = "parallel.engine=fsdp2 parallel.offload=cpu"
         yield name, lambda r: _with_parallel(r, engine="fsdp2", offload="cpu")
 

@@ -9,7 +9,7 @@ from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.planning.blueprint import Blueprint
 from triptych.planning.cost import StepCost
 from triptych.planning.stage import Hardware, StagePlan
-from triptych.planning.states import engine_name, take_stock
+from triptych.planning.states import ENGINES, EngineName, engine_name, take_stock
 from triptych.planning.step import Setting, encoding_cost, step_costs
 from triptych.planning.workload import Sample, Workload, measure
 from triptych.recipe import Recipe
@@ -66,7 +66,7 @@ class Planner:
         costs = self._cost(setting, stage, workload, answers * rows)
         parts = self._setting.begin(self._model, stage)
         trains = {part.name: part.training for part in parts if part.training}
-        stock = take_stock(self._model)
+        stock = take_stock(self._model, self._recipe.model.language.quantize)
         end_stage(self._model)
         return StagePlan(
             spec=stage,
@@ -78,6 +78,7 @@ class Planner:
             stock=stock,
             costs=costs,
             engine=engine_name(self._recipe.parallel, self._gpus),
+            engines=self._engines(),
             half=self._recipe.run.precision == "bf16",
             accumulates=batches > self._gpus,
         )
@@ -95,6 +96,12 @@ class Planner:
             one, two = step_costs(setting, stage, workload, (rows, 2 * rows), tile)
             self._costs[key] = (one, two)
         return self._costs[key]
+
+    def _engines(self) -> tuple[EngineName, ...]:
+        """The engines that the model can run with; none spreads quantised weights."""
+        whole: tuple[EngineName, ...] = ("single", "ddp")
+        found = ENGINES if self._recipe.model.language.quantize is None else whole
+        return tuple(name for name in found if name != "single" or self._gpus == 1)
 
     def _steps(self, stage: StageSpec, per_step: int) -> int | None:
         count = self._samples

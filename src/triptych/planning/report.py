@@ -8,7 +8,6 @@ from rich.text import Text
 
 from triptych.planning.plan import Plan
 from triptych.planning.stage import GB, StagePlan
-from triptych.planning.states import ENGINES
 
 
 def show(plan: Plan) -> RenderableType:
@@ -39,9 +38,7 @@ def _stage(plan: Plan, stage: StagePlan) -> RenderableType:
         table.add_column(name, justify="right")
     table.add_column("fits", justify="right")
     table.add_column("fewest GPUs", justify="right")
-    for engine in ENGINES:
-        if engine == "single" and hardware.gpus > 1:
-            continue
+    for engine in stage.engines:
         held = stage.memory(engine, hardware.gpus)
         sizes = [f"{size / GB:.2f}" for size in (*vars(held).values(), held.total)]
         fewest = stage.fewest_gpus(engine, hardware.memory)

@@ -6,7 +6,6 @@ from typing import Any
 
 from triptych.planning.cost import StepCost, extend
 from triptych.planning.states import (
-    ENGINES,
     EngineName,
     Inventory,
     Memory,
@@ -53,6 +52,7 @@ class StagePlan:
         stock: what is held throughout.
         costs: of a micro-batch of ``rows`` samples and of twice as many.
         engine: the engine that the recipe runs with.
+        engines: those that the model can run with on so many GPUs.
         half, accumulates: see ``memory``.
     """
 
@@ -65,6 +65,7 @@ class StagePlan:
     stock: Inventory
     costs: tuple[StepCost, StepCost]
     engine: EngineName
+    engines: tuple[EngineName, ...]
     half: bool
     accumulates: bool
 
@@ -127,11 +128,7 @@ class StagePlan:
             "hours": None if hours is None else round(hours, 3),
             "largest_batch": self.largest_batch(self.engine, hardware.gpus, hardware.memory),
             "engine": self.engine,
-            "memory_per_gpu": {
-                name: self._engine_json(name, hardware)
-                for name in ENGINES
-                if name != "single" or hardware.gpus == 1
-            },
+            "memory_per_gpu": {name: self._engine_json(name, hardware) for name in self.engines},
         }
 
     def _engine_json(self, engine: EngineName, hardware: Hardware) -> dict[str, Any]:

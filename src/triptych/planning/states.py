@@ -4,13 +4,14 @@ AdamW keeps two moments of four bytes for each number that trains; weights that 
 gradients, have four bytes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from torch import nn
 
 from triptych.language.layers import decoder_layers
+from triptych.language.quantize import BnbQuantize, packed_bytes, quantizable
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.planning.cost import Held, StepCost
 from triptych.training.stages import ParallelSpec
@@ -29,6 +30,7 @@ EngineName: TypeAlias = Literal[
 ]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 _FLOAT = 4
+_HALF = 2
 _MOMENTS = 8
 # DeepSpeed's own defaults, in numbers: gradients reduced at a time, parameters gathered at a time.
 _BUCKET = 5 * 10**8
@@ -80,7 +82,8 @@ class Inventory:
         layer: the largest decoder layer.
         layers: all decoder layers.
         rest: everything else.
-        buffers: bytes of tensors that are not parameters.
+        buffers: bytes of tensors that are not parameters, and of the largest quantised matrix,
+            which is unpacked while it computes.
     """
 
     layer: Share
@@ -122,24 +125,38 @@ class Memory:
         return sum(vars(self).values())
 
 
-def take_stock(model: TriptychForConditionalGeneration) -> Inventory:
-    """Weigh a model that a stage has begun with."""
-    layers = [_weigh(layer.parameters()) for layer in decoder_layers(model.language_model)]
+def take_stock(
+    model: TriptychForConditionalGeneration, quantize: BnbQuantize | None = None
+) -> Inventory:
+    """Weigh a model that a stage has begun with.
+
+    Args:
+        model: the model.
+        quantize: how a run would hold the frozen linear layers of its language model.
+    """
+    packed, unpacked = {}, 0
+    if quantize is not None:
+        for _, linear in quantizable(model.language_model):
+            if not linear.weight.requires_grad:  # those that train are LoRA's
+                packed[id(linear.weight)] = packed_bytes(quantize, linear)
+                unpacked = max(unpacked, _HALF * linear.weight.numel())
+    layers = [_weigh(layer.parameters(), packed) for layer in decoder_layers(model.language_model)]
     inside = {id(p) for p in decoder_layers(model.language_model).parameters()}
-    rest = _weigh(p for p in model.parameters() if id(p) not in inside)
+    rest = _weigh((p for p in model.parameters() if id(p) not in inside), packed)
     return Inventory(
         layer=max(layers, key=lambda share: share.weights),
         layers=sum(layers, Share()),
         rest=rest,
-        buffers=sum(buffer.untyped_storage().nbytes() for buffer in model.buffers()),
+        buffers=unpacked + sum(one.untyped_storage().nbytes() for one in model.buffers()),
     )
 
 
-def _weigh(parameters: Iterable[nn.Parameter]) -> Share:
+def _weigh(parameters: Iterable[nn.Parameter], packed: Mapping[int, int]) -> Share:
     total = Share()
     for parameter in parameters:
         trained = parameter.numel() if parameter.requires_grad else 0
-        total += Share(parameter.nbytes, trained, parameter.numel())
+        size = packed.get(id(parameter), parameter.nbytes)
+        total += Share(size, trained, parameter.numel())
     return total
 
 

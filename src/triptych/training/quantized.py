@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from triptych.errors import RecipeError
-from triptych.language.quantize import check_quantize, quantize
+from triptych.language.quantize import quantize
 from triptych.model.spec import ModelSpec
 from triptych.training.stages import ParallelSpec, RunSpec, StageSpec
 
@@ -15,22 +15,17 @@ if TYPE_CHECKING:
 
 
 def check_quantized(
-    model: ModelSpec,
-    stages: Sequence[StageSpec],
-    parallel: ParallelSpec,
-    run: RunSpec,
-    device: torch.device,
+    model: ModelSpec, stages: Sequence[StageSpec], parallel: ParallelSpec, run: RunSpec
 ) -> None:
     """Refuse what a quantised language model cannot do; nothing is asked of any other.
 
     Raises:
-        RecipeError: no GPU, no bitsandbytes, a stage that trains the whole language model, LoRA
-            before the last stage, another precision than bf16, or an engine that shards.
+        RecipeError: a stage that trains the whole language model, LoRA before the last stage,
+            another precision than bf16, or an engine that shards.
     """
     spec = model.language.quantize
     if spec is None:
         return
-    check_quantize(spec, device)
     where = "model.language.quantize"
     for number, stage in enumerate(stages, start=1):
         mode = stage.train.language.mode

@@ -13,6 +13,7 @@ import triptych
 from triptych.data.corpus import open_sources
 from triptych.data.spec import DataSpec
 from triptych.errors import CheckpointError
+from triptych.language.quantize import check_quantize
 from triptych.model.build import initialise, load_pretrained
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.model.processing import TriptychProcessor
@@ -70,7 +71,9 @@ def train(
     check_cache(data_spec, stages)
     check_parallel(parallel, run)
     engine = make_engine(parallel, run.precision)
-    check_quantized(model_spec, stages, parallel, run, engine.device)
+    check_quantized(model_spec, stages, parallel, run)
+    if model_spec.language.quantize is not None:
+        check_quantize(model_spec.language.quantize, engine.device)
     if engine.is_main and resume is None:
         check_new(run.folder)
     folder = resume or run.folder
