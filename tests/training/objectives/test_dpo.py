@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,8 +21,18 @@ from triptych.data.preferences import encode_pair, pair_key, sides
 from triptych.data.readers import open_reader
 from triptych.data.spec import BatchSpec, SourceSpec
 from triptych.errors import DataError, RecipeError
+from triptych.language.head import IGNORE
 from triptych.spec import validate
-from triptych.training.objectives.dpo import KEYS, LogProbs, answer_logprobs, dpo_loss
+from triptych.training.objectives.base import Totals
+from triptych.training.objectives.dpo import (
+    KEYS,
+    Dpo,
+    LogProbs,
+    Reference,
+    answer_logprobs,
+    dpo_loss,
+)
+from triptych.training.objectives.spec import DpoObjective
 from triptych.training.stages import StageSpec
 
 DPO = {"kind": "dpo", "reference": "adapter_off", "beta": 0.5}
@@ -42,6 +52,17 @@ def test_the_loss_is_that_of_the_paper(eps: float) -> None:
     assert found.tolist() == pytest.approx(expected, rel=1e-5)
 
 
+class CannedTokens(torch.nn.Module):
+    """A model whose supervised tokens, all of them number 0, have these log-probabilities."""
+
+    def __init__(self, logps: Tensor) -> None:
+        super().__init__()
+        self.logits = torch.stack([logps, torch.log1p(-logps.exp())], dim=1)
+
+    def forward(self, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits)
+
+
 class Canned(torch.nn.Module):
     """A model of which TRL only sees log-probabilities that were chosen beforehand."""
 
@@ -57,7 +78,13 @@ class Canned(torch.nn.Module):
         )
 
 
-def trl_loss(policy: LogProbs, reference: LogProbs, kind: str, beta: float, eps: float) -> float:
+def trl_loss(
+    policy: LogProbs,
+    reference: LogProbs,
+    kinds: dict[str, float],
+    beta: float,
+    eps: float,
+) -> float:
     """TRL's own code on the same log-probabilities."""
     trainer = pytest.importorskip("trl.trainer.dpo_trainer").DPOTrainer
     rows = 2 * len(policy.chosen)
@@ -69,8 +96,8 @@ def trl_loss(policy: LogProbs, reference: LogProbs, kind: str, beta: float, eps:
         ld_alpha=None,
         precompute_ref_logps=True,
         f_divergence_type="reverse_kl",
-        loss_types=[kind],
-        loss_weights=[1.0],
+        loss_types=list(kinds),
+        loss_weights=list(kinds.values()),
         label_smoothing=eps,
         beta=beta,
         use_weighting=False,
@@ -91,7 +118,23 @@ def trl_loss(policy: LogProbs, reference: LogProbs, kind: str, beta: float, eps:
 def test_the_loss_is_trls_on_the_same_log_probabilities() -> None:
     policy, reference = some_logprobs(5, seed=2)
     ours = dpo_loss(policy, reference, beta=0.2).loss.mean()
-    assert float(ours) == pytest.approx(trl_loss(policy, reference, "sigmoid", 0.2, 0.0), rel=1e-6)
+    assert float(ours) == pytest.approx(
+        trl_loss(policy, reference, {"sigmoid": 1.0}, 0.2, 0.0), rel=1e-6
+    )
+
+
+def test_the_weighted_sum_with_cross_entropy_is_trls() -> None:
+    """Answers of TRL's stand-in have two tokens each."""
+    policy, reference = some_logprobs(5, seed=3)
+    known = SimpleNamespace(look_up=lambda *_: reference)
+    objective = Dpo(DpoObjective(beta=0.2, sft_weight=0.7), cast(Reference, known))
+    tokens = torch.stack(policy, dim=1).flatten()[:, None] * torch.tensor([0.75, 0.25])
+    labels = torch.tensor([[IGNORE, 0, 0]]).repeat(10, 1)
+    batch = {"labels": labels, KEYS: torch.zeros(5, 1)}
+    ours = objective.loss(CannedTokens(tokens.flatten()), batch, Totals(items=5, tokens=30))
+    theirs = trl_loss(policy, reference, {"sigmoid": 1.0, "sft": 0.7}, 0.2, 0.0)
+    assert float(ours.value) == pytest.approx(theirs, rel=1e-5)
+    assert float(ours.sums[0]) == pytest.approx(5 * theirs, rel=1e-5)
 
 
 def test_label_smoothing_is_trls_for_a_single_pair() -> None:
@@ -99,7 +142,7 @@ def test_label_smoothing_is_trls_for_a_single_pair() -> None:
     for seed in range(4):
         policy, reference = some_logprobs(1, seed)
         ours = dpo_loss(policy, reference, beta=0.2, label_smoothing=0.3).loss.mean()
-        theirs = trl_loss(policy, reference, "aot", 0.2, 0.3)
+        theirs = trl_loss(policy, reference, {"aot": 1.0}, 0.2, 0.3)
         assert float(ours) == pytest.approx(theirs, rel=1e-6)
 
 
@@ -150,10 +193,11 @@ def train_pairs(
 
 
 def test_neither_batches_nor_packing_change_the_objective(tmp_path: Path) -> None:
-    whole, losses = train_pairs(tmp_path / "1", [[0, 1, 2, 3, 5]], DPO)
-    split, same = train_pairs(tmp_path / "3", [[0], [1, 2, 3], [5]], DPO)
-    packed, again = train_pairs(tmp_path / "p", [[0, 1, 2], [3, 5]], DPO, packed=True)
-    assert losses[0] == pytest.approx(math.log(2), rel=1e-6)  # the policy is the reference
+    objective = {**DPO, "sft_weight": 0.5}
+    whole, losses = train_pairs(tmp_path / "1", [[0, 1, 2, 3, 5]], objective)
+    split, same = train_pairs(tmp_path / "3", [[0], [1, 2, 3], [5]], objective)
+    packed, again = train_pairs(tmp_path / "p", [[0, 1, 2], [3, 5]], objective, packed=True)
+    assert losses[0] > math.log(2)  # the policy is the reference, and the answers cost something
     assert losses[-1] < losses[0]
     assert same == pytest.approx(losses, rel=1e-5)
     assert again == pytest.approx(losses, rel=1e-5)

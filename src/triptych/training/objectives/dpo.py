@@ -73,15 +73,24 @@ def answer_logprobs(logits: Tensor, batch: Batch, pairs: int) -> LogProbs:
         pairs: their number P.
     """
     targets = batch["labels"][:, 1:]
-    mask = targets != IGNORE
-    tokens = -F.cross_entropy(logits.float(), targets[mask], reduction="none")
-    if "document_ids" in batch:
-        answer = (batch["document_ids"][:, 1:] - 1)[mask]
-    else:
-        rows = torch.arange(len(targets), device=targets.device)
-        answer = rows[:, None].expand_as(targets)[mask]
-    sums = tokens.new_zeros(2 * pairs).index_add(0, answer, tokens)
+    tokens = -F.cross_entropy(logits.float(), targets[targets != IGNORE], reduction="none")
+    sums = tokens.new_zeros(2 * pairs).index_add(0, _answer_of_tokens(batch), tokens)
     return LogProbs(sums[0::2], sums[1::2])
+
+
+def chosen_lengths(batch: Batch, pairs: int) -> Tensor:
+    """Supervised tokens (P,) of the chosen answers."""
+    return torch.bincount(_answer_of_tokens(batch), minlength=2 * pairs)[0::2]
+
+
+def _answer_of_tokens(batch: Batch) -> Tensor:
+    """The answer (N,) that each supervised token belongs to, from 0."""
+    targets = batch["labels"][:, 1:]
+    mask = targets != IGNORE
+    if "document_ids" in batch:
+        return (batch["document_ids"][:, 1:] - 1)[mask]
+    rows = torch.arange(len(targets), device=targets.device)
+    return rows[:, None].expand_as(targets)[mask]
 
 
 class Dpo:
@@ -136,7 +145,10 @@ class Dpo:
         found = dpo_loss(
             now, before, beta=self.spec.beta, label_smoothing=self.spec.label_smoothing
         )
+        loss = found.loss
+        if self.spec.sft_weight:
+            loss = loss - self.spec.sft_weight * now.chosen / chosen_lengths(inputs, pairs)
         preferred = found.chosen > found.rejected
-        measured = (found.loss, found.chosen, found.rejected, preferred, now.chosen, now.rejected)
+        measured = (loss, found.chosen, found.rejected, preferred, now.chosen, now.rejected)
         sums = torch.stack([one.detach().double().sum() for one in measured])
-        return found.loss.sum() / totals.items, sums
+        return loss.sum() / totals.items, sums

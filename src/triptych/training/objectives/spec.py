@@ -30,6 +30,11 @@ class DpoObjective(Spec):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Probability that a preference is the wrong way round (conservative DPO, Mitchell 2023)."""
 
+    sft_weight: NonNegativeFloat = 0.0
+    """Weight of the chosen answer's cross-entropy, a mean over its tokens, beside the preference
+    (Pang et al., 2024; TRL's loss types `sigmoid` and `sft`). Without it chosen answers too may
+    become less likely, as long as the rejected ones lose more."""
+
     reference: Literal["stored", "adapter_off"] = "stored"
     """The model of the stage's beginning: `stored`, its log-probabilities are computed once, before
     the first step; `adapter_off`, in every step with the LoRA matrices switched off."""
