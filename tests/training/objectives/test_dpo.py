@@ -210,6 +210,7 @@ def test_adapter_off_and_stored_are_the_same_reference(tmp_path: Path) -> None:
     off, losses = train_pairs(tmp_path / "off", [[0, 1, 2], [3]], DPO, train=lora)
     stored = {**DPO, "reference": "stored"}
     kept, same = train_pairs(tmp_path / "kept", [[0, 1, 2], [3]], stored, train=lora)
+    assert losses[0] == pytest.approx(math.log(2), rel=1e-6)  # the policy is the reference
     assert same == pytest.approx(losses, rel=1e-5)
     assert_close(kept, off, 1e-6)
 
