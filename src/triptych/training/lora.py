@@ -9,11 +9,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
@@ -23,7 +21,10 @@ from triptych.errors import RecipeError
 from triptych.language.quantize import dequantize
 from triptych.training.tuning import ALL, LoraScope, TunedPartSpec
 
-ADAPTER = "default"
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+
+ADAPTER, MATRIX = "default", ".lora_"
 
 
 def add_lora(part: nn.Module, spec: TunedPartSpec, name: str = "language") -> None:
@@ -39,6 +40,8 @@ def add_lora(part: nn.Module, spec: TunedPartSpec, name: str = "language") -> No
     Raises:
         RecipeError: a scope matches no linear layer, or the table of tied embeddings.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # brings torch's compiler: seconds
+
     chosen: dict[LoraScope, list[str]] = {}
     for layer, scope in choose_layers(part, spec, name).items():
         chosen.setdefault(scope, []).append(layer)
@@ -55,7 +58,7 @@ def add_lora(part: nn.Module, spec: TunedPartSpec, name: str = "language") -> No
         del part.peft_config  # injection leaves its settings on the model; the stage owns them
     part.requires_grad_(False)
     for parameter_name, parameter in part.named_parameters():
-        if ".lora_" in parameter_name:
+        if MATRIX in parameter_name:
             parameter.requires_grad_(True)
             parameter.data = parameter.data.float()  # made in the base's dtype, maybe bfloat16
 
@@ -133,8 +136,10 @@ def adapters_off(language: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _merge_quantized(layer: LoraLayer) -> nn.Linear:
+def _merge_quantized(layer: "LoraLayer") -> nn.Linear:
     """A plain layer with the dequantised weights, which were trained with, and the product."""
+    from peft.utils.integrations import dequantize_module_weight
+
     base = layer.get_base_layer()
     plain = dequantize(base, dequantize_module_weight(base))
     plain.weight += layer.get_delta_weight(ADAPTER)
@@ -149,8 +154,12 @@ def plain_name(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, "LoraLayer"]]:
     """The adapted layers of ``model`` and their names."""
+    if not any(MATRIX in name for name, _ in model.named_parameters()):
+        return
+    from peft.tuners.lora import LoraLayer
+
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             yield name, module
