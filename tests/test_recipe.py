@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -152,10 +152,16 @@ def test_saving_round_trips(path: Path, tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["copy.yaml"]
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A recipe as it is written, whose first stage gets another name."""
+    path = tmp_path_factory.mktemp("plain") / "recipe.yaml"
+    path.write_text(TEXT)
+    return load_recipe(path).model_dump(mode="json")
+
+
 @given(st.text(st.characters(codec="utf-8"), max_size=30) | st.from_regex(r"[\\${}a:. -]{1,12}"))
-def test_any_text_round_trips(tmp_path: Path, text: str) -> None:
-    (tmp_path / "recipe.yaml").write_text(TEXT)
-    plain = load_recipe(tmp_path / "recipe.yaml").model_dump(mode="json")
+def test_any_text_round_trips(tmp_path: Path, plain: dict[str, Any], text: str) -> None:
     plain["stages"][0]["name"] = text
     recipe = validate(Recipe, plain, "test")
     save_recipe(recipe, tmp_path / "copy.yaml")
@@ -180,8 +186,9 @@ def test_any_text_round_trips(tmp_path: Path, text: str) -> None:
         r"$\${run.seed}\\",
     ],
 )
-def test_texts_that_look_like_other_values_round_trip(path: Path, text: str) -> None:
-    plain = load_recipe(path).model_dump(mode="json")
+def test_texts_that_look_like_other_values_round_trip(
+    path: Path, plain: dict[str, Any], text: str
+) -> None:
     plain["stages"][0]["name"] = text
     recipe = validate(Recipe, plain, "test")
     path.write_text(recipe_yaml(recipe))

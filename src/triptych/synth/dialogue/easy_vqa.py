@@ -222,12 +222,13 @@ def build(out: Path, plan: Plan, *, replace_other: bool = False) -> dict[str, in
     built = read_manifest(out)
     if built is not None and built.plan == plain:
         return built.files
+    planned = files(plan)
     with new_folder(out, plain, replace=replace_other) as (folder, counts):
         (folder / "images").mkdir()
         for split in SPLITS:
             for number, path in image_files(split).items():
                 if plan.limit is None or number < plan.limit:
                     shutil.copyfile(path, folder / image_name(split, number))
-        for name, records in files(plan).items():
+        for name, records in planned.items():
             counts[name] = write_records(folder / name, records, "easy-vqa")
     return counts
