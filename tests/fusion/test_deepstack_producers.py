@@ -96,15 +96,20 @@ def test_rows_padded_on_either_side_and_packed_equal_one_by_one(name: str) -> No
     check_packed(pair, LONG, TEXT, SHORT)
 
 
-@pytest.mark.parametrize("name", PRODUCERS)
-def test_beams_in_a_batch_equal_alone(name: str) -> None:
-    pair = make_producer(name)
+@pytest.mark.parametrize(
+    ("name", "attention"), [*((name, "causal") for name in PRODUCERS), ("overview", "mmca")]
+)
+def test_beams_in_a_batch_equal_alone(name: str, attention: str) -> None:
+    pair = make_producer(name, attention=attention)
     check_generation(pair, LONG, SHORT, TEXT, num_beams=2, num_return_sequences=2)
 
 
-@pytest.mark.parametrize("name", ["tiles", "levels", "repeat"])
-def test_gradient_checkpointing_changes_nothing(name: str) -> None:
-    model, processor = make_producer(name)
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [("tiles", "causal"), ("levels", "causal"), ("levels", "mmca"), ("repeat", "causal")],
+)
+def test_gradient_checkpointing_changes_nothing(name: str, attention: str) -> None:
+    model, processor = make_producer(name, attention=attention)
     check_checkpointing(model, training_batch(processor))
     assert model.stack_producer is not None
     parts = [model.towers, model.connector, model.stack_producer]
