@@ -53,6 +53,14 @@ def test_reads_a_recipe(path: Path) -> None:
     assert recipe.data.sources["pictures"].path == Path("train.jsonl")
 
 
+def test_parts_that_do_not_go_together_are_refused_when_read(path: Path) -> None:
+    spread = ("run.tower_tiles=4", "parallel.engine=deepspeed")
+    assert "does not go with ZeRO-3" in refused(path, *spread)
+    load_recipe(path, [*spread, "parallel.zero=2"])
+    cached = ("data.cache_features=true", "stages.1.train={towers: true}")
+    assert "stage 'tune' trains the towers" in refused(path, *cached)
+
+
 def test_overrides_apply_in_order_and_values_are_yaml(path: Path) -> None:
     recipe = load_recipe(
         path,

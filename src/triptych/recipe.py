@@ -21,6 +21,7 @@ from triptych.data.spec import DataSpec
 from triptych.errors import RecipeError
 from triptych.model.spec import ModelSpec
 from triptych.spec import Spec, validate
+from triptych.training.checks import check_cache, check_parallel
 from triptych.training.stages import ParallelSpec, RunSpec, StageSpec
 
 _REFERENCE = re.compile(r"(\\*)\$\{")
@@ -53,6 +54,15 @@ class Recipe(Spec):
                 _known(name, self.data.sources, f"stages.{index}.data", "data.sources")
         if self.run.best is not None:
             _known(self.run.best, self.data.held_out, "run.best", "data.held_out")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        try:
+            check_cache(self.data, self.stages)
+            check_parallel(self.parallel, self.run)
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
         return self
 
 

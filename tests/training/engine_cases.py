@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from torch.testing import assert_close
 
 from triptych.data.loader import Loader
 from triptych.data.spec import BatchSpec, SourceSpec
+from triptych.export import ExportSpec, export_model
 from triptych.model.build import load_processor
 from triptych.recipe import Recipe, save_recipe
 from triptych.training.run import train
 
-WATCHDOG_SECONDS = 150
+DRIVER = Path(__file__).with_name("engine_driver.py")
+WATCHDOG_SECONDS = 120
 TIMEOUT_MINUTES = 0.5
 RELATIVE = 1e-5
 OPTIMIZER = {"eps": 1e-4, "weight_decay": 0.1}
@@ -43,10 +46,11 @@ class Job:
 def make_case(
     folder: Path, parallel: dict[str, Any], *, held_out: bool = False, **run: Any
 ) -> Recipe:
-    """Six steps in four stages: micro-batches of one record, two for each of two ranks.
+    """Six steps in four stages: two micro-batches for each of two ranks, of one record at first.
 
     text: no rank ever has an image; frozen: the connector alone, often one rank has an image and
-    the other has none; lora: with towers; full: everything, after LoRA has been merged.
+    the other has none; lora: with towers; full: everything, after LoRA has been merged, in
+    micro-batches of one to three records.
     """
     stages = (
         stage(
@@ -71,6 +75,7 @@ def make_case(
             train={"towers": True, "language": "full"},
             learning_rate=1e-3,
             optimizer=OPTIMIZER,
+            batch=BatchSpec(tokens=128, tiles=4, samples=3, per_step=4, window=16),
         ),
     )
     data = data_spec(folder / "data")
@@ -100,19 +105,19 @@ def text_records(folder: Path) -> Path:
     return path
 
 
-def images_of_ranks(made: Recipe, stage_index: int, steps: int) -> Iterator[tuple[bool, ...]]:
-    """Whether the ranks of two have an image, for each of their micro-batches in a stage."""
+def batches_of_ranks(made: Recipe, stage_index: int) -> Iterator[tuple[dict[str, Tensor], ...]]:
+    """The micro-batches that two ranks have at the same time, in all steps of a stage."""
     processor = load_processor(made.run.folder / "start")
+    stage = made.stages[stage_index]
+    data = made.data.model_copy(update={"batch": stage.batch or made.data.batch})
     ranks = [
-        Loader.open(processor, made.data, seed=made.run.seed, rank=rank, world=2)
-        .derive(seed=made.run.seed + 7919 * stage_index, weights=made.stages[stage_index].data)
+        Loader.open(processor, data, seed=made.run.seed, rank=rank, world=2)
+        .derive(seed=made.run.seed + 7919 * stage_index, weights=stage.data)
         .steps()
         for rank in range(2)
     ]
-    for _ in range(steps):
-        batches = [next(rank) for rank in ranks]
-        for pair in zip(*batches, strict=True):
-            yield tuple("tiles_per_image" in batch for batch in pair)
+    for _ in range(stage.steps or 0):
+        yield from zip(*(next(rank) for rank in ranks), strict=True)
 
 
 def run_alone(made: Recipe, whole: Path | None = None, step: int = 0) -> Path:
@@ -120,6 +125,8 @@ def run_alone(made: Recipe, whole: Path | None = None, step: int = 0) -> Path:
     run = made.run.folder
     if whole is not None:
         stop_at(whole, step, run)
+    else:
+        save_recipe(made, run / "recipe.yaml")
     resume = None if whole is None else run
     train(made.model, made.data, made.stages, made.parallel, made.run, resume=resume)
     return run
@@ -131,43 +138,42 @@ def run_together(folder: Path, jobs: Sequence[Job], processes: int = 2) -> None:
     for number, (job, port) in enumerate(zip(jobs, free_ports(len(jobs)), strict=True)):
         file = folder / f"job-{number}.yaml"
         save_recipe(job.recipe, file)
+        if job.whole is None:
+            save_recipe(job.recipe, job.recipe.run.folder / "recipe.yaml")
         whole = None if job.whole is None else str(job.whole)
         listed.append({"recipe": str(file), "port": port, "whole": whole, "step": job.step})
     (folder / "jobs.json").write_text(json.dumps(listed), encoding="utf-8")
-    command = [sys.executable, str(Path(__file__).with_name("engine_driver.py"))]
-    ranks, outputs = [], [folder / f"rank-{rank}.txt" for rank in range(processes)]
-    for rank, output in enumerate(outputs):
-        with output.open("wb") as file:
-            ranks.append(
-                subprocess.Popen(
-                    [*command, str(folder / "jobs.json")],
-                    env=environment(rank, processes),
-                    stdout=file,
-                    stderr=file,
-                )
-            )
-    deadline = time.monotonic() + WATCHDOG_SECONDS
+    outputs = [folder / f"rank-{rank}.txt" for rank in range(processes)]
+    driver = subprocess.Popen(
+        [sys.executable, str(DRIVER), str(folder / "jobs.json")],
+        env=environment(processes),
+        stderr=(folder / "driver.txt").open("wb"),
+        start_new_session=True,
+    )
     try:
-        while any(rank.poll() is None for rank in ranks):
-            failed = any(rank.poll() for rank in ranks)
-            if failed or time.monotonic() > deadline:
-                time.sleep(1)  # the others say why, too
-                break
-            time.sleep(0.05)
+        watch(driver, outputs)
     finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    words = "\n".join(f"== {path.name}\n{tail(path)}" for path in outputs)
-    assert [rank.returncode for rank in ranks] == [0] * processes, f"failed or hung:\n{words}"
+        with suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    words = "\n".join(f"== {path.name}\n{tail(path)}" for path in (*outputs, folder / "driver.txt"))
+    assert driver.returncode == 0, f"failed or hung:\n{words}"
 
 
-def environment(rank: int, processes: int) -> dict[str, str]:
-    """What torchrun would tell a rank."""
-    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "OMP_NUM_THREADS": 1}
-    own_text = {key: str(value) for key, value in own.items()}
-    paths = {"MASTER_ADDR": "127.0.0.1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return {**os.environ, **own_text, **paths}
+def watch(driver: "subprocess.Popen[bytes]", outputs: Sequence[Path]) -> None:
+    """Return when the driver has ended, or no rank has said anything for long."""
+    said, deadline = -1, time.monotonic() + WATCHDOG_SECONDS
+    while driver.poll() is None and time.monotonic() < deadline:
+        written = sum(path.stat().st_size for path in outputs if path.exists())
+        if written != said:  # a step at least; a busy machine makes them slow, but not silent
+            said, deadline = written, time.monotonic() + WATCHDOG_SECONDS
+        time.sleep(0.05)
+
+
+def environment(processes: int) -> dict[str, str]:
+    """What torchrun would tell every rank."""
+    own = {"WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    return {**os.environ, **own, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def free_ports(count: int) -> list[int]:
@@ -184,6 +190,18 @@ def tail(path: Path) -> str:
 
 def weights(run: Path) -> dict[str, Tensor]:
     return load_file(run / "model" / "model.safetensors")
+
+
+def assert_same_export(found: Path, expected: Path, step: int, folder: Path) -> None:
+    """What checkpoints hold is written and loaded again, and its weights are nearly the same."""
+    exported = []
+    for run in (found, expected):
+        out = folder / str(len(exported))
+        export_model(run, out, ExportSpec(checkpoint=str(step), format="triptych"))
+        exported.append(load_file(out / "model.safetensors"))
+    assert exported[0].keys() == exported[1].keys()
+    for name, value in exported[1].items():
+        assert_close(exported[0][name], value, rtol=1e-3, atol=2e-5, msg=name)
 
 
 def assert_equal_runs(found: Path, expected: Path) -> None:

@@ -100,6 +100,7 @@ def test_two_processes_train_to_the_same_loss_as_one(
     code = launch(double, tmp_path / "recipe.yaml")
     output = capfd.readouterr()
     assert code == 0, output.err[-4000:]
+    assert "accelerator" not in output.out + output.err  # DeepSpeed's, where it is installed
 
     one, two = single.run.folder, double.run.folder
     assert output.out.count("stage 'full'") == 1

@@ -11,7 +11,8 @@ from tests.training.engine_cases import (
     Job,
     assert_equal_runs,
     assert_same_curve,
-    images_of_ranks,
+    assert_same_export,
+    batches_of_ranks,
     make_case,
     run_alone,
     run_together,
@@ -23,56 +24,92 @@ from triptych.training.checks import check_parallel
 from triptych.training.engines import make_engine
 from triptych.training.stages import ParallelSpec, RunSpec
 
-MIDDLE = 4  # of the stage with LoRA and towers
+MIDDLE, LORA_ENDS = 4, 5  # steps of the stage with LoRA and towers
 
 
-def test_ddp_and_fsdp2_train_and_resume_like_one_process(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    return run_alone(make_case(tmp_path_factory.mktemp("alone"), {}, held_out=True))
+
+
+@pytest.mark.timeout(600)
+def test_ddp_and_fsdp2_train_and_resume_like_one_process(alone: Path, tmp_path: Path) -> None:
     fsdp2 = {"engine": "fsdp2"}
-    alone = run_alone(make_case(tmp_path / "alone", {}, held_out=True))
-    ddp = make_case(tmp_path / "ddp", {"engine": "ddp"})
-    whole = make_case(tmp_path / "whole", fsdp2, held_out=True)
-    from_one = make_case(tmp_path / "1to2", fsdp2, gradient_checkpointing=True)
-    again = make_case(tmp_path / "again", fsdp2)
+    runs = Runs(tmp_path, alone)
+    runs.add("ddp", {"engine": "ddp"})
+    whole = runs.add("fsdp2", fsdp2, held_out=True)
     folder = whole.run.folder
-    jobs = [Job(ddp), Job(whole), Job(from_one, alone, MIDDLE), Job(again, folder, MIDDLE)]
-    run_together(tmp_path, jobs)
+    again = make_case(tmp_path / "again", fsdp2)
+    run_together(tmp_path, [*runs.jobs, Job(again, folder, MIDDLE)])
     to_one = make_case(tmp_path / "2to1", {})
     run_alone(to_one, folder, MIDDLE)
 
     assert_covers_the_cases(whole)
-    for made in (ddp, whole, from_one, to_one):
-        assert_same_curve(made.run.folder, alone)
+    for run in (*runs.folders, to_one.run.folder):
+        assert_same_curve(run, alone)
     assert_equal_runs(again.run.folder, folder)
+    assert_same_export(folder, alone, LORA_ENDS, tmp_path / "exported")
     parts = sorted(path.name for path in (folder / "checkpoints/step-00000004").glob("w*"))
     assert parts == ["weights-00000-of-00002.safetensors", "weights-00001-of-00002.safetensors"]
 
 
-def test_zero_trains_and_resumes_like_one_process(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_zero_trains_and_resumes_like_one_process(alone: Path, tmp_path: Path) -> None:
     """With stage 3 no parameter is small enough to be kept whole, as it is in large models."""
     pytest.importorskip("deepspeed")
     zero: dict[int, dict[str, Any]] = {n: {"engine": "deepspeed", "zero": n} for n in (1, 2, 3)}
     zero[3]["deepspeed"] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
-    alone = run_alone(make_case(tmp_path / "alone", {}, held_out=True))
-    whole = {n: make_case(tmp_path / f"zero-{n}", zero[n], held_out=n == 3) for n in (1, 2, 3)}
-    offloaded = {**zero[3], "offload": "cpu"}
-    from_one = make_case(tmp_path / "1to2", offloaded, gradient_checkpointing=True)
+    runs = Runs(tmp_path, alone)
+    whole = [runs.add(f"zero-{n}", zero[n], held_out=n == 3) for n in (1, 2, 3)]
+    third = whole[2].run.folder
     again = make_case(tmp_path / "again", zero[3])
-    third = whole[3].run.folder
-    jobs = [*(Job(made) for made in whole.values()), Job(from_one, alone, MIDDLE)]
-    run_together(tmp_path, [*jobs, Job(again, third, MIDDLE)])
+    run_together(tmp_path, [*runs.jobs, Job(again, third, MIDDLE)])
     to_one = make_case(tmp_path / "2to1", {})
     run_alone(to_one, third, MIDDLE)
 
-    for made in (*whole.values(), from_one, to_one):
-        assert_same_curve(made.run.folder, alone)
+    for run in (*runs.folders, to_one.run.folder):
+        assert_same_curve(run, alone)
     assert_equal_runs(again.run.folder, third)
+    assert_same_export(third, alone, LORA_ENDS, tmp_path / "exported")
+
+
+class Runs:
+    """Runs in two processes that end like one in one process, each engine in three ways.
+
+    Attributes:
+        jobs: of all of them.
+    """
+
+    def __init__(self, folder: Path, alone: Path) -> None:
+        self.jobs: list[Job] = []
+        self._folder, self._alone = folder, alone
+
+    def add(self, name: str, parallel: dict[str, Any], *, held_out: bool = False) -> Recipe:
+        """Whole; whole with gradient checkpointing; and from the checkpoint of one process on."""
+        offload = {"offload": "cpu"} if parallel["engine"] != "ddp" else {}
+        whole = make_case(self._folder / name, parallel, held_out=held_out)
+        again = make_case(self._folder / f"{name}-twice", parallel, gradient_checkpointing=True)
+        moved = make_case(self._folder / f"{name}-moved", {**parallel, **offload})
+        self.jobs += [Job(whole), Job(again), Job(moved, self._alone, MIDDLE)]
+        return whole
+
+    @property
+    def folders(self) -> list[Path]:
+        return [job.recipe.run.folder for job in self.jobs]
 
 
 def assert_covers_the_cases(made: Recipe) -> None:
-    """No rank has an image in the first stage; in the second, sometimes one of two has none."""
-    seen = [set(images_of_ranks(made, index, made.stages[index].steps or 0)) for index in (0, 1)]
-    assert seen[0] == {(False, False)}
-    assert {(True, False), (False, True)} & seen[1]
+    """What the ranks have at the same time: images on neither or on one, more and fewer records."""
+    images = [
+        {tuple("tiles_per_image" in one for one in pair) for pair in batches_of_ranks(made, index)}
+        for index in range(len(made.stages))
+    ]
+    assert images[0] == {(False, False)}
+    assert {(True, False), (False, True)} & images[1]
+    pairs = [[len(one["input_ids"]) for one in pair] for pair in batches_of_ranks(made, 3)]
+    assert any(one != other for one, other in pairs), pairs
+    assert all(stage.steps and made.data.batch.per_step == 4 for stage in made.stages)
 
 
 def test_offload_needs_an_engine_that_can() -> None:

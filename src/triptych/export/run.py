@@ -22,6 +22,7 @@ from triptych.export.llava import convert, find_obstacles, rename
 from triptych.export.llava_processor import convert_processor
 from triptych.export.remote import add_remote_code
 from triptych.export.source import Source, open_source
+from triptych.language.write import write_model
 from triptych.model.build import load_pretrained
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.spec import Spec
@@ -151,11 +152,11 @@ def _write(
     ours, processor = source.model, source.processor
     if as_llava:
         theirs = convert(ours).to(dtype)
-        theirs.save_pretrained(folder, max_shard_size=spec.shard)
+        write_model(theirs, folder, max_shard_size=spec.shard)
         convert_processor(ours, processor).save_pretrained(folder)
         form = str(theirs.config.model_type)
     else:
-        ours.to(dtype).save_pretrained(folder, max_shard_size=spec.shard)
+        write_model(ours.to(dtype), folder, max_shard_size=spec.shard)
         processor.save_pretrained(folder)
         add_remote_code(folder)
         form = "triptych"

@@ -22,6 +22,7 @@ from triptych.errors import RecipeError
 from triptych.language.quantize import BnbQuantize
 from triptych.language.tokenizer import TrainedTokenizer
 from triptych.language.transformers_lm import TransformersLanguage
+from triptych.language.write import write_model
 from triptych.spec import Spec
 
 _END = "<|im_end|>"
@@ -83,7 +84,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         fresh = Path(scratch) / "model"
-        model.save_pretrained(fresh)
+        write_model(model, fresh)
         tokenizer.save_pretrained(fresh)
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)

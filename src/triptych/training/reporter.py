@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -55,7 +55,7 @@ class Reporter:
         held_out: as in ``View``.
         questions: held-out conversations for sample predictions.
         log: None on other ranks than the main one.
-        drawn: when the picture was drawn last.
+        drawn: when the picture was drawn last, or the run began.
     """
 
     model: "TriptychForConditionalGeneration"
@@ -68,7 +68,7 @@ class Reporter:
     questions: Sequence[Question]
     display: Display
     log: MetricsLog | None
-    drawn: float = 0.0
+    drawn: float = field(default_factory=time.monotonic)
 
     def look(self, view: View) -> None:
         """Measure and sample as in ``view`` from now on."""

@@ -14,6 +14,7 @@ from triptych.data.corpus import open_sources
 from triptych.data.spec import DataSpec
 from triptych.errors import CheckpointError
 from triptych.language.quantize import check_quantize
+from triptych.language.write import write_model
 from triptych.model.build import initialise, load_pretrained
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.model.processing import TriptychProcessor
@@ -185,7 +186,7 @@ class _Run:
                 model, processor = take_over(self.run.start, self.model_spec, seed=self.run.seed)
             learn_tilings(model, tilings_of(self.stages), seed=self.run.seed)
             with whole_folder(start) as temporary:
-                model.save_pretrained(temporary)
+                write_model(model, temporary)
                 processor.save_pretrained(temporary)
             write_text(self.folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
         self.engine.barrier()
@@ -234,7 +235,7 @@ class _Run:
         if self.run.save_precision == "bf16":
             model.to(torch.bfloat16)
         with whole_folder(target) as temporary:
-            model.save_pretrained(temporary)
+            write_model(model, temporary)
             processor.save_pretrained(temporary)
 
 

@@ -1,10 +1,7 @@
 """Engines: how one training step runs on one or many processes."""
 
-import os
-
-import torch
-
 from triptych.errors import RecipeError
+from triptych.language.write import deepspeed_aside
 from triptych.training.engines.base import Engine as Engine
 from triptych.training.engines.ddp import DdpEngine
 from triptych.training.engines.fsdp2 import Fsdp2Engine
@@ -34,10 +31,9 @@ def make_engine(spec: ParallelSpec, precision: str = "fp32") -> Engine:
 
 
 def _make_deepspeed(spec: ParallelSpec, *, bf16: bool) -> Engine:
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
-        from triptych.training.engines.deepspeed import DeepSpeedEngine  # optional dependency
+        with deepspeed_aside():
+            from triptych.training.engines.deepspeed import DeepSpeedEngine  # optional dependency
     except ImportError as error:
         raise RecipeError(
             f"parallel.engine is 'deepspeed' but DeepSpeed cannot be imported ({error}); pip "
