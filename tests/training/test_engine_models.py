@@ -13,8 +13,9 @@ from tests.training.engine_cases import (
     run_together,
     text_records,
 )
+from tests.training.engine_cases import make_case as make_stages
 from tests.training.preferences import TRAIN, with_pairs
-from tests.training.tiny import data_spec, entries, model_spec, recipe, stage
+from tests.training.tiny import data_spec, entries, losses, model_spec, recipe, stage
 
 from triptych.data.spec import BatchSpec, SourceSpec
 from triptych.model.spec import ModelSpec
@@ -46,6 +47,9 @@ EXPERTS = {
     "num_experts_per_tok": 2,
     "router_aux_loss_coef": 0.5,
 }
+PERCEIVER = {"kind": "perceiver", "depth": 1, "heads": 2, "head_width": 8, "latents": 4}
+GRID = {"kind": "grid", "side": 2, "row_separator": True, "overview": "squash"}
+DORA = {"train": {"language": {"mode": "lora", "dora": True}}}
 # What differs from the plain model, and the last stage.
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mmca, deepstack": ({"attention": "mmca", "fusion": DEEP}, STORED),
@@ -53,7 +57,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "inside": ({"fusion": INSIDE, "depth": 3}, {"train": FULL}),
     "cross": ({"fusion": CROSS}, OFF),
     "experts": ({"language": EXPERTS}, STORED),
-    "features, packed": ({}, {"train": {"language": {"mode": "lora", "dora": True}}}),
+    "features, packed": ({"connector": PERCEIVER, "tiling": GRID}, DORA),
 }
 
 
@@ -118,3 +122,21 @@ def test_every_part_trains_like_in_one_process(name: str, tmp_path: Path) -> Non
     last = entries(alone)[-1]
     assert ("router_loss" in last) == name.startswith("experts")
     assert ("reward_margin" in last) == has_pairs(name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_bf16_trains_like_in_one_process(tmp_path: Path) -> None:
+    """Frozen parts in bfloat16, LoRA matrices in float32 beside them, autocast."""
+    pytest.importorskip("deepspeed")
+    alone = run_alone(make_stages(tmp_path / "alone", {}, precision="bf16"))
+    ways = [{"engine": "ddp"}, {"engine": "fsdp2"}, {"engine": "deepspeed", "zero": 1}, ZERO3]
+    made = [
+        make_stages(tmp_path / str(number), parallel, precision="bf16")
+        for number, parallel in enumerate(ways)
+    ]
+    run_together(tmp_path, [Job(one) for one in made])
+    expected = [loss for _, loss in losses(alone)]
+    for one in made:
+        found = [loss for _, loss in losses(one.run.folder)]
+        assert found == pytest.approx(expected, rel=1e-3), one.parallel
