@@ -22,6 +22,7 @@ from triptych.errors import RecipeError
 from triptych.model.spec import ModelSpec
 from triptych.spec import Spec, validate
 from triptych.training.checks import check_cache, check_parallel
+from triptych.training.quantized import check_quantized
 from triptych.training.stages import ParallelSpec, RunSpec, StageSpec
 
 _REFERENCE = re.compile(r"(\\*)\$\{")
@@ -61,6 +62,7 @@ class Recipe(Spec):
         try:
             check_cache(self.data, self.stages)
             check_parallel(self.parallel, self.run)
+            check_quantized(self.model, self.stages, self.parallel, self.run)
         except RecipeError as error:
             raise ValueError(str(error)) from None
         return self
