@@ -89,11 +89,10 @@ def test_cached_features_train_to_the_same_loss(tmp_path: Path) -> None:
 
 
 def test_features_of_towers_that_train_cannot_be_cached(tmp_path: Path) -> None:
-    made = recipe(
-        tmp_path, (stage("later", train={"towers": True}),), data={"cache_features": True}
-    )
+    made = recipe(tmp_path, (stage("later", train={"towers": True}),))
+    data = made.data.model_copy(update={"cache_features": True})
     with pytest.raises(RecipeError, match="stage 'later' trains the towers"):
-        run_recipe(made)
+        train(made.model, data, made.stages, made.parallel, made.run)
 
 
 def test_one_tower_trains_and_the_other_stays(tmp_path: Path) -> None:
