@@ -57,6 +57,9 @@ def test_parts_that_do_not_go_together_are_refused_when_read(path: Path) -> None
     spread = ("run.tower_tiles=4", "parallel.engine=deepspeed")
     assert "does not go with ZeRO-3" in refused(path, *spread)
     load_recipe(path, [*spread, "parallel.zero=2"])
+    quantised = ("model.language.quantize={kind: bnb}", "run.precision=bf16")
+    assert "cannot spread quantised" in refused(path, *quantised, "parallel.engine=fsdp2")
+    load_recipe(path, [*quantised, "parallel.engine=ddp"])
     cached = ("data.cache_features=true", "stages.1.train={towers: true}")
     assert "stage 'tune' trains the towers" in refused(path, *cached)
 

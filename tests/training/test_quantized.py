@@ -50,6 +50,7 @@ def test_a_cpu_is_refused_before_anything_is_written(tmp_path: Path) -> None:
         (["lora", "lora"], {}, {}, "stage 'one' adapts the language model before the last"),
         (["lora"], {"precision": "fp32"}, {}, "run.precision is 'fp32'"),
         (["frozen", "lora"], {}, {"engine": "ddp"}, None),
+        (["frozen"], {}, {"engine": "fsdp2"}, "engine 'fsdp2' cannot spread"),
         (["frozen"], {}, {}, None),
     ],
 )
@@ -131,7 +132,8 @@ def test_merging_keeps_what_was_trained(tmp_path: Path, bits: int, dora: bool) -
 def test_a_checkpoint_of_a_quantised_run_is_not_exported(tmp_path: Path) -> None:
     made = recipe(tmp_path, (stage(steps=1, train={"language": "lora"}),))
     train(made.model, made.data, made.stages, made.parallel, made.run)
-    quantised = made.model_copy(update={"model": quantized_spec()})
+    run = made.run.model_copy(update={"precision": "bf16"})
+    quantised = made.model_copy(update={"model": quantized_spec(), "run": run})
     save_recipe(quantised, made.run.folder / "recipe.yaml")
     with pytest.raises(CheckpointError, match="quantised while it trained"):
         export_model(made.run.folder, tmp_path / "out", ExportSpec(checkpoint="last"))
