@@ -8,14 +8,14 @@ Shape suffixes: B batch, S sequence, K vocabulary.
 """
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 from triptych.planning.cost import PHASES, Held, Phase, StepCost
@@ -115,8 +115,8 @@ class StepRecorder(TorchDispatchMode):
             formula = flop_registry.get(_FORMULAS.get(packet, packet))
             if formula is not None:
                 self._count(formula(*args, **named, out_val=out))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.is_meta:
+        for tensor in _tensors((out,)):
+            if tensor.is_meta:
                 self._add(tensor)
         return out
 
@@ -161,7 +161,7 @@ def _on_one_device(
     packet: OpOverloadPacket, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Bring tensors on the CPU to the meta device, where an operator has tensors of both."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = _tensors((*args, *kwargs.values()))
     if packet in _MOVES or len({tensor.is_meta for tensor in tensors}) < 2:
         return args, kwargs
     if packet in _READS_MASKS:
@@ -172,6 +172,15 @@ def _on_one_device(
         args = (args[0], chosen, *args[2:])
     moved: tuple[tuple[Any, ...], dict[str, Any]] = tree_map(_to_meta, (args, kwargs))
     return moved
+
+
+def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
+    """The tensors that an operator takes or gives, which may stand in lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _to_meta(value: object) -> object:
