@@ -36,7 +36,7 @@ def draw_study(summary: dict[str, Any], path: Path) -> None:
             for place, one in enumerate(blind):
                 height = 100 * one["mean"]
                 axes.plot([place - 0.3, place + 0.3], [height] * 2, ":", color="grey")
-        axes.set(title=name, ylabel=label if axes is panels[0] else "", ylim=(0, 100))
+        axes.set(title=name, ylabel=label if axes is panels[0] else "", ylim=(0, 102))
     _draw(panels[-1], {arm: one["seconds"] for arm, one in arms.items()}, 1)
     panels[-1].set(title="seconds in steps")
     panels[-1].set_ylim(bottom=0)
