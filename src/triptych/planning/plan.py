@@ -10,7 +10,6 @@ from triptych.planning.stage import GB, Hardware, StagePlan
 from triptych.planning.states import EngineName, Memory
 from triptych.planning.workload import Sample
 from triptych.recipe import Recipe
-from triptych.training.quantized import check_quantized
 
 Change = Callable[[Recipe], Recipe]
 
@@ -88,10 +87,9 @@ def plan(
         samples: of one epoch, where the data are not there to be counted.
 
     Raises:
-        RecipeError: the model cannot be made, cannot be quantised, or a stage trains nothing.
+        RecipeError: the model cannot be made, or a stage trains nothing.
         ContextError: the sample is longer than the recipe allows.
     """
-    check_quantized(recipe.model, recipe.stages, recipe.parallel, recipe.run)
     blueprint = draw(recipe.model)
     kind = sample or Sample()
     made = _plan(recipe, blueprint, hardware, kind, samples)
