@@ -15,9 +15,11 @@ from triptych.training.parts import (
     end_stage,
     parameter_groups,
     parameter_table,
+    ready_for_run,
     trained_names,
 )
 from triptych.training.run import training_texts
+from triptych.training.stages import RunSpec
 
 
 def test_only_the_named_parts_train(tmp_path: Path) -> None:
@@ -217,3 +219,18 @@ def test_cast_frozen_keeps_embeddings_that_train_and_rotary_frequencies(tmp_path
     for name, buffer in model.named_buffers():
         if name in frequencies:
             assert torch.equal(buffer, frequencies[name])
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_run_computes_activations_again_where_it_says_so(recompute: bool, tmp_path: Path) -> None:
+    """Also in a frozen language model; it begins again, and stops where enough is known."""
+    model, processor, data = build(tmp_path)
+    run = RunSpec(folder=tmp_path, gradient_checkpointing=recompute)
+    ready_for_run(model, run, (stage(),))
+    begin_stage(model, stage())
+    passes = []
+    layer = model.language_model.get_submodule("model.layers.1.mlp")
+    layer.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    model(**one_batch(processor, data)).loss.backward()
+    assert len(passes) == 1 + recompute
+    assert all(p.grad is not None for p in model.connector.parameters())
