@@ -141,23 +141,23 @@ def test_the_first_change_is_named(
 
 
 def test_quantised_weights_are_planned_as_they_are_held() -> None:
-    def made(bits: int | None, **run: Any) -> Plan:
+    def made(bits: int | None, limit: float = 1.0, **run: Any) -> Plan:
         quantize = None if bits is None else {"kind": "bnb", "bits": bits}
         model = {"language": {"kind": "transformers", "config": LLAMA, "tokenizer": "none"}}
         model["language"]["quantize"] = quantize
         stages = [{"name": "one", "steps": 10, "train": {"language": "lora"}}]
         run = {"precision": "bf16", **run}
-        return planned(tiny_recipe(model=model, stages=stages, run=run), gpus=2, limit=0.001)
+        return planned(tiny_recipe(model=model, stages=stages, run=run), gpus=2, limit=limit)
 
-    whole, eight, four = made(None), made(8), made(4)
+    whole, eight, four = made(None), made(8), made(4, limit=0.001)
     linears = 4 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 176)
     outputs = 4 * (64 + 2 * 32 + 64 + 2 * 176 + 64)
     saved = whole.memory.weights - eight.memory.weights
     assert saved == 2 * linears - (linears + 4 * outputs), "two bytes in bfloat16, one in 8 bits"
     assert four.memory.weights < eight.memory.weights
     assert list(four.as_json()["stages"][0]["memory_per_gpu"]) == ["ddp"]
-    assert "fsdp2" in str(whole.advice)
-    assert "fsdp2" not in str(four.advice)
+    assert four.advice is not None
+    assert "fsdp2" not in four.advice
     with pytest.raises(RecipeError, match="computes in bfloat16"):
         made(4, precision="fp32")
 
