@@ -70,7 +70,7 @@ def test_zero_3_trains_and_resumes_like_one_process(alone: Path, tmp_path: Path)
     """No parameter is small enough to be kept whole, as it is in large models."""
     pytest.importorskip("deepspeed")
     whole = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
-    zero = {"engine": "deepspeed", "zero": 3, "deepspeed": whole}
+    zero: dict[str, Any] = {"engine": "deepspeed", "zero": 3, "deepspeed": whole}
     runs = Runs(tmp_path, alone)
     third = runs.add("zero-3", zero, held_out=True).run.folder
     again = make_case(tmp_path / "again", zero)
