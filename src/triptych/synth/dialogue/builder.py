@@ -18,9 +18,10 @@ from triptych.synth.dialogue.atoms import Atom, Shown, find_files, read_images
 from triptych.synth.dialogue.rounds import Conversation, Question, Style, converse
 from triptych.synth.dialogue.wording import WHICH, word_rounds
 from triptych.synth.files import digest_of
+from triptych.synth.provenance import join_licenses, join_sources
 from triptych.synth.question import Asked
 
-VERSION = 1
+VERSION = 2
 """Raised when the same plan makes other files, so that a folder built before is built anew."""
 PORTION = 20
 
@@ -163,7 +164,7 @@ def _record(messages: Sequence[Message], atoms: Sequence[Sequence[Atom]]) -> Rec
     firsts = [own[0] for own in atoms]
     return Record(
         tuple(messages),
-        source="; ".join(sorted({one.source for one in firsts})),
-        license=" AND ".join(sorted({one.license for one in firsts})),
+        source=join_sources(one.source for one in firsts),
+        license=join_licenses(one.license for one in firsts),
         metadata={"records": [one.record for one in firsts]},
     )

@@ -14,6 +14,7 @@ from triptych.synth.drawings.questions import Wrong, ask, find_wrong
 from triptych.synth.drawings.render import flatten, render
 from triptych.synth.drawings.scenes import Scene, crowd, quarters
 from triptych.synth.packages import Package, Shelf
+from triptych.synth.provenance import join_licenses, join_sources
 from triptych.synth.question import Asked
 
 VERSION = 1
@@ -153,8 +154,8 @@ def to_record(asked: Asked, image: ImagePart, shown: Sequence[Drawing], role: Ro
     """
     return Record(
         asked.messages(image),
-        source="; ".join(sorted({one.source for one in shown})),
-        license=" AND ".join(sorted({one.license for one in shown})),
+        source=join_sources(one.source for one in shown),
+        license=join_licenses(one.license for one in shown),
         metadata={
             "role": role,
             "concepts": [one.concept.key for one in shown],

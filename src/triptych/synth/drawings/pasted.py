@@ -20,6 +20,7 @@ from triptych.synth.drawings.render import render
 from triptych.synth.marks.drawing import Thing
 from triptych.synth.marks.grounds import WALLPAPERS, Ground, find_grounds
 from triptych.synth.marks.objects import Asking, ask_about
+from triptych.synth.provenance import join_licenses, join_sources
 
 VERSION = 1
 """Raised when the same plan makes other files, so that a folder built before is built anew."""
@@ -145,14 +146,12 @@ def _free_place(
 
 def _stated(record: Record, shown: Sequence[Drawing], ground: Ground) -> Record:
     """The record with source, licence and files of all that it shows."""
-    sources = sorted({ground.source, *(one.source for one in shown)})
-    licenses = sorted({ground.license, *(one.license for one in shown)})
     files = [f"{one.source}: {one.file}" for one in shown]
     about = {**(record.metadata or {}), "files": files, "ground": ground.name}
     return Record(
         record.messages,
-        source="; ".join(sources),
-        license=" AND ".join(licenses),
+        source=join_sources([ground.source, *(one.source for one in shown)]),
+        license=join_licenses([ground.license, *(one.license for one in shown)]),
         metadata=about,
     )
 
