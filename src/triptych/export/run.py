@@ -27,7 +27,7 @@ from triptych.model.build import load_pretrained
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.spec import Spec
 from triptych.training.files import TEMPORARY, whole_folder
-from triptych.training.lora import lora_layers, merge_lora
+from triptych.training.lora import MATRIX, lora_layers, merge_lora
 
 Form: TypeAlias = Literal["auto", "llava", "triptych"]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
@@ -130,7 +130,7 @@ def _round(model: TriptychForConditionalGeneration, wanted: str | None) -> torch
     """
     dtype = model.dtype if wanted is None else _DTYPES[wanted]
     for name, value in model.state_dict().items():
-        if value.is_floating_point() and ".lora_" not in name:
+        if value.is_floating_point() and MATRIX not in name:
             value.copy_(value.to(dtype))
     model.float()
     return dtype

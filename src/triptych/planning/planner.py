@@ -9,7 +9,7 @@ from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.planning.blueprint import Blueprint
 from triptych.planning.cost import StepCost
 from triptych.planning.stage import Hardware, StagePlan
-from triptych.planning.states import ENGINES, EngineName, engine_name, take_stock
+from triptych.planning.states import ENGINES, EngineName, Spread, engine_name, spread_of, take_stock
 from triptych.planning.step import Setting, encoding_cost, step_costs
 from triptych.planning.workload import Sample, Workload, measure
 from triptych.recipe import Recipe
@@ -99,8 +99,8 @@ class Planner:
 
     def _engines(self) -> tuple[EngineName, ...]:
         """The engines that the model can run with; none spreads quantised weights."""
-        whole: tuple[EngineName, ...] = ("single", "ddp")
-        found = ENGINES if self._recipe.model.language.quantize is None else whole
+        whole = self._recipe.model.language.quantize is not None
+        found = [name for name in ENGINES if not whole or spread_of(name) == Spread()]
         return tuple(name for name in found if name != "single" or self._gpus == 1)
 
     def _steps(self, stage: StageSpec, per_step: int) -> int | None:

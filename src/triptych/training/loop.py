@@ -24,6 +24,7 @@ from triptych.model.tilings import use_tiling
 from triptych.training import rng
 from triptych.training.checkpoint import Checkpoint, Progress, Window, read_checkpoint
 from triptych.training.engines import Engine
+from triptych.training.lora import MATRIX
 from triptych.training.moving import autocast, to_device
 from triptych.training.objectives.base import Objective, Totals
 from triptych.training.objectives.table import make_objective, needs_fingerprint
@@ -155,7 +156,7 @@ class Trainer:
             started = time.perf_counter()
         self._plain_again(plan)
         merged = set(end_stage(self.model))
-        kept = {name for name in trained if ".lora_" not in name} | merged
+        kept = {name for name in trained if MATRIX not in name} | merged
         self.progress = replace(self.progress, trained=tuple(sorted(kept)))
 
     def _plain_again(self, plan: StagePlan) -> None:

@@ -71,8 +71,8 @@ def train(
         raise CheckpointError(f"{resume}: no such run folder to resume")
     check_cache(data_spec, stages)
     check_parallel(parallel, run)
-    engine = make_engine(parallel, run.precision)
     check_quantized(model_spec, stages, parallel, run)
+    engine = make_engine(parallel, run.precision)
     if model_spec.language.quantize is not None:
         check_quantize(model_spec.language.quantize, engine.device)
     if engine.is_main and resume is None:
