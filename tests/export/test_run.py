@@ -20,8 +20,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from triptych.cli.main import main
 from triptych.errors import CheckpointError, RecipeError
 from triptych.export import ExportSpec, export_model
-from triptych.export.adapter import FOLDER
 from triptych.model.build import load_pretrained
+from triptych.model.parts import ADAPTER
 from triptych.recipe import load_recipe
 from triptych.training.checkpoint import read_checkpoint
 from triptych.training.restore import restore
@@ -129,10 +129,10 @@ def test_adapters_apart_load_with_peft(runs: Run, tmp_path: Path, name: str) -> 
     else:
         base, processor = load_pretrained(out)
     alone = logits(base, processor)
-    both = logits(PeftModel.from_pretrained(base, str(out / FOLDER)), processor)
+    both = logits(PeftModel.from_pretrained(base, str(out / ADAPTER)), processor)
     assert_equal(both, logits(*load_pretrained(run / "model")))
     assert (both - alone)[torch.isfinite(alone)].abs().max() > 1e-2
-    config = json.loads((out / FOLDER / "adapter_config.json").read_text())
+    config = json.loads((out / ADAPTER / "adapter_config.json").read_text())
     assert config["use_dora"] is True
     assert set(config["rank_pattern"].values()) | {config["r"]} == {3, 4}
 

@@ -17,7 +17,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="llava (LLaVA or LLaVA-NeXT of transformers), triptych (remote code), or auto.",
+            help="llava (LLaVA or LLaVA-NeXT of transformers), triptych (remote code), auto (one "
+            "of the two), or parts (what was trained, for this package).",
         ),
     ] = "auto",
     checkpoint: Annotated[
@@ -67,4 +68,5 @@ _FORMS = {
     "llava": "LLaVA of transformers",
     "llava_next": "LLaVA-NeXT of transformers",
     "triptych": "remote code, which needs triptych installed",
+    "parts": "what the run trained, for triptych",
 }

@@ -14,6 +14,7 @@ from triptych.data.mixture import Amount
 from triptych.data.preferences import pair_size
 from triptych.data.readers import open_reader
 from triptych.data.readers.base import Reader
+from triptych.data.readers.chosen import OfCategories
 from triptych.data.schema import Record
 from triptych.data.spec import SourceSpec
 from triptych.data.workers import read_ahead
@@ -161,13 +162,24 @@ def open_sources(specs: Mapping[str, SourceSpec]) -> dict[str, Reader]:
     """Open the readers of all sources, blended where they say so.
 
     Raises:
-        DataError: a file cannot be indexed, or a blend names an unknown source.
+        DataError: a file cannot be indexed, none of its records is of the categories asked for, or
+            a blend names an unknown source.
     """
-    plain = {name: open_reader(s.path, s.reader, s.images, s.answers) for name, s in specs.items()}
+    plain = {name: _open(name, spec) for name, spec in specs.items()}
     return {
         name: plain[name] if s.blend is None else blend(s.blend, plain[name], plain)
         for name, s in specs.items()
     }
+
+
+def _open(name: str, spec: SourceSpec) -> Reader:
+    reader = open_reader(spec.path, spec.reader, spec.images, spec.answers)
+    if spec.categories is None:
+        return reader
+    try:
+        return OfCategories(reader, spec.categories)
+    except DataError as error:
+        raise DataError(f"source '{name}': {error}") from None
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,14 @@ class SourceSpec(Spec):
     blend: BlendSpec | None = None
     """How records are made into conversations over several images; as they are when not given."""
 
+    categories: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Only records of which every answer is of one of these categories; all when not given."""
+
     weight: float = Field(default=1.0, ge=0)
     """Passes over this source that one epoch makes; 0.5 takes another half each epoch."""
 
     limit: int | None = Field(default=None, ge=1)
-    """Only the first so many records of the file are used; all when not given."""
+    """Only the first so many records, of these categories, are used; all when not given."""
 
 
 class BatchSpec(Spec):

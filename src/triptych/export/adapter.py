@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from triptych.errors import CheckpointError
 from triptych.training.lora import ADAPTER, lora_layers
 
-FOLDER = "adapter"
-
 
 @dataclass(frozen=True)
 class AdaptedLayer:
@@ -47,12 +45,13 @@ class Adapter:
 
     layers: Mapping[str, AdaptedLayer] = field(default_factory=dict)
 
-    def write(self, folder: Path, rename: Callable[[str], str | None]) -> None:
+    def write(self, folder: Path, rename: Callable[[str], str | None], dtype: torch.dtype) -> None:
         """Write a folder for peft.
 
         Args:
             folder: made here.
             rename: from the name of a layer in our model to its name in the exported one.
+            dtype: precision of the matrices written; lengths are always float32.
 
         Raises:
             CheckpointError: an adapted layer is not in the exported model.
@@ -63,8 +62,8 @@ class Adapter:
             if target is None:
                 raise CheckpointError(f"the adapted layer '{name}' is not in the exported model")
             prefix = f"base_model.model.{target}"
-            weights[f"{prefix}.lora_A.weight"] = layer.down
-            weights[f"{prefix}.lora_B.weight"] = layer.up
+            weights[f"{prefix}.lora_A.weight"] = layer.down.to(dtype)
+            weights[f"{prefix}.lora_B.weight"] = layer.up.to(dtype)
             if layer.lengths is not None:
                 weights[f"{prefix}.lora_magnitude_vector"] = layer.lengths
             ranks[target], alphas[target] = layer.rank, layer.alpha

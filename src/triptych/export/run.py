@@ -2,9 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,20 +17,22 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import triptych
 from triptych.errors import CheckpointError, RecipeError
-from triptych.export.adapter import FOLDER, Adapter, take_adapter
+from triptych.export.adapter import Adapter, take_adapter
 from triptych.export.check import Answer, Comparison, Messages, compare, make_prompts, observe
 from triptych.export.llava import convert, find_obstacles, rename
 from triptych.export.llava_processor import convert_processor
+from triptych.export.parts import base_of
 from triptych.export.remote import add_remote_code
 from triptych.export.source import Source, open_source
 from triptych.language.write import write_model
 from triptych.model.build import load_pretrained
 from triptych.model.modeling import TriptychForConditionalGeneration
+from triptych.model.parts import ADAPTER, is_parts, write_parts
 from triptych.spec import Spec
 from triptych.training.files import TEMPORARY, whole_folder
-from triptych.training.lora import MATRIX, lora_layers, merge_lora
+from triptych.training.lora import MATRIX, is_matrix, lora_layers, merge_lora, plain_name
 
-Form: TypeAlias = Literal["auto", "llava", "triptych"]
+Form: TypeAlias = Literal["auto", "llava", "triptych", "parts"]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 RECORD = "export.json"
 
@@ -39,7 +42,8 @@ class ExportSpec(Spec):
 
     format: Form = "auto"
     """`llava`: LLaVA or LLaVA-NeXT of transformers; `triptych`: remote code that imports this
-    package; `auto`: llava where the composition is one, otherwise triptych."""
+    package; `auto`: llava where the composition is one, otherwise triptych; `parts`: only what the
+    run trained, to be put onto the pretrained weights of its recipe, by this package alone."""
 
     checkpoint: str | None = None
     """A checkpoint of the run: last, best, or a number of steps; the trained model when omitted."""
@@ -60,7 +64,7 @@ class Report:
 
     Attributes:
         source: where the model comes from.
-        form: `llava`, `llava_next` or `triptych`.
+        form: `llava`, `llava_next`, `triptych` or `parts`.
         obstacles: why it is not a LLaVA.
         dtype: of the weights written.
         adapted: layers whose matrices were left apart.
@@ -91,23 +95,14 @@ def export_model(path: Path, out: Path, spec: ExportSpec) -> Report:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: already there and not empty; choose another folder")
-    source = open_source(path, spec.checkpoint, adapters=spec.adapter)
-    model = source.model
-    if spec.adapter and not any(lora_layers(model)):
-        raise RecipeError(
-            f"{source.name}: the stage of this checkpoint trains no LoRA matrices, so there is no "
-            "adapter to leave apart; export without --adapter"
-        )
-    obstacles = find_obstacles(model)
-    if spec.format == "llava" and obstacles:
-        raise RecipeError(
-            f"{path}: this composition is no LLaVA: {'; '.join(obstacles)}. Export it with "
-            "--format triptych"
-        )
-    as_llava = spec.format != "triptych" and not obstacles
-    if not spec.adapter:
+    parts = spec.format == "parts"
+    source = open_source(path, spec.checkpoint, apart=spec.adapter or parts)
+    model, obstacles = source.model, find_obstacles(source.model)
+    _check(source, spec, obstacles)
+    as_llava = not (parts or spec.format == "triptych" or obstacles)
+    if not (spec.adapter or parts):
         merge_lora(model)
-    dtype = _round(model, spec.dtype)
+    dtype = _round(model, spec.dtype, source.trained if parts else None)
     context = model.config.get_text_config().to_dict().get("max_position_embeddings")
     prompts = make_prompts(source.processor, model.tile_size, context)
     expected = observe(model.eval(), source.processor, prompts)
@@ -123,14 +118,36 @@ def export_model(path: Path, out: Path, spec: ExportSpec) -> Report:
     return report
 
 
-def _round(model: TriptychForConditionalGeneration, wanted: str | None) -> torch.dtype:
+def _check(source: Source, spec: ExportSpec, obstacles: Sequence[str]) -> None:
+    if spec.format == "parts":
+        base_of(source)
+    elif spec.adapter and not any(lora_layers(source.model)):
+        raise RecipeError(
+            f"{source.name}: the stage of this checkpoint trains no LoRA matrices, so there is no "
+            "adapter to leave apart; export without --adapter"
+        )
+    if spec.format == "llava" and obstacles:
+        raise RecipeError(
+            f"{source.name}: this composition is no LLaVA: {'; '.join(obstacles)}. Export it with "
+            "--format triptych"
+        )
+
+
+def _round(
+    model: TriptychForConditionalGeneration, wanted: str | None, parts: Collection[str] | None
+) -> torch.dtype:
     """Round the weights to the precision they are written in, and compute in float32.
 
-    What is compared is then the export alone; LoRA matrices stay as they are.
+    What is compared is then the export alone. Where only ``parts`` are written (plain names), they
+    and the LoRA matrices are rounded, and nothing else; otherwise all but LoRA.
     """
     dtype = model.dtype if wanted is None else _DTYPES[wanted]
     for name, value in model.state_dict().items():
-        if value.is_floating_point() and MATRIX not in name:
+        if parts is None:
+            written = MATRIX not in name
+        else:
+            written = plain_name(name) in parts or is_matrix(name)
+        if value.is_floating_point() and written:
             value.copy_(value.to(dtype))
     model.float()
     return dtype
@@ -150,7 +167,11 @@ def _write(
 ) -> str:
     """Write model, processor and adapter; returns the form."""
     ours, processor = source.model, source.processor
-    if as_llava:
+    if spec.format == "parts":
+        write_parts(folder, *base_of(source), ours, source.trained, dtype)
+        processor.save_pretrained(folder)
+        form = "parts"
+    elif as_llava:
         theirs = convert(ours).to(dtype)
         write_model(theirs, folder, max_shard_size=spec.shard)
         convert_processor(ours, processor).save_pretrained(folder)
@@ -161,7 +182,9 @@ def _write(
         add_remote_code(folder)
         form = "triptych"
     if adapter.layers:
-        adapter.write(folder / FOLDER, lambda name: rename(ours, name) if as_llava else name)
+        precision = dtype if spec.format == "parts" else torch.float32
+        names = partial(rename, ours) if as_llava else str
+        adapter.write(folder / ADAPTER, names, precision)
     return form
 
 
@@ -183,8 +206,8 @@ def _observe_written(folder: Path, prompts: Sequence[Messages], *, as_llava: boo
     else:
         model, processor = load_pretrained(folder)
         model.float()
-    if (folder / FOLDER).is_dir():
-        model = PeftModel.from_pretrained(model, str(folder / FOLDER))
+    if (folder / ADAPTER).is_dir() and not is_parts(folder):
+        model = PeftModel.from_pretrained(model, str(folder / ADAPTER))
     return observe(model.eval(), processor, prompts)
 
 

@@ -9,8 +9,9 @@ from triptych.inference.folder import find_model
 from triptych.model.build import load_pretrained
 from triptych.model.modeling import TriptychForConditionalGeneration
 from triptych.model.processing import TriptychProcessor
-from triptych.recipe import load_recipe
+from triptych.recipe import Recipe, load_recipe
 from triptych.training.checkpoint import Checkpoint, read_checkpoint
+from triptych.training.lora import MATRIX
 from triptych.training.restore import restore
 
 
@@ -22,31 +23,38 @@ class Source:
         model: with LoRA matrices beside its layers where its stage trains some.
         processor: its processor.
         name: where it comes from, for people.
+        recipe: of the run, where it comes from a checkpoint.
+        trained: names of the weights that the run has trained, but for LoRA matrices that stand
+            beside their layers.
     """
 
     model: TriptychForConditionalGeneration
     processor: TriptychProcessor
     name: str
+    recipe: Recipe | None = None
+    trained: tuple[str, ...] = ()
 
 
-def open_source(path: Path, checkpoint: str | None, *, adapters: bool) -> Source:
+def open_source(path: Path, checkpoint: str | None, *, apart: bool) -> Source:
     """Load what is to be exported.
 
     Args:
         path: a model folder or a run folder.
         checkpoint: ``last``, ``best`` or a number of steps; None is the trained model of the run,
-            or its last checkpoint where it has not ended or adapters are wanted.
-        adapters: whether LoRA matrices are wanted by themselves.
+            or its last checkpoint where it has not ended or matrices are wanted apart.
+        apart: whether LoRA matrices are wanted by themselves.
 
     Raises:
         CheckpointError: there is no such model or checkpoint, or it is of a quantised run.
     """
     is_run = (path / "checkpoints").is_dir()
-    if not is_run and (checkpoint is not None or adapters):
-        wanted = "--adapter" if adapters else f"--checkpoint {checkpoint}"
-        raise CheckpointError(f"{path}: {wanted} needs a run folder with its checkpoints")
+    if not is_run and (checkpoint is not None or apart):
+        wanted = "what the run trained" if apart else f"checkpoint {checkpoint}"
+        raise CheckpointError(
+            f"{path}: {wanted} is to be exported, which needs a run folder with its checkpoints"
+        )
     finished = (path / "model" / "config.json").is_file()
-    if not is_run or (finished and checkpoint is None and not adapters):
+    if not is_run or (finished and checkpoint is None and not apart):
         folder = find_model(path)
         return Source(*load_pretrained(folder), str(folder))
     found = find_checkpoint(path / "checkpoints", checkpoint or "last")
@@ -59,7 +67,9 @@ def open_source(path: Path, checkpoint: str | None, *, adapters: bool) -> Source
         )
     model, processor = restore(path, found, recipe.stages, recipe.run)
     stage = recipe.stages[found.progress.stage].name
-    return Source(model, processor, f"{found.folder} (stage '{stage}')")
+    name = f"{found.folder} (stage '{stage}')"
+    trained = tuple(one for one in found.progress.trained if MATRIX not in one)
+    return Source(model, processor, name, recipe, trained)
 
 
 def find_checkpoint(folder: Path, which: str) -> Checkpoint:

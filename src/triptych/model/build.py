@@ -13,6 +13,7 @@ from triptych.language import TrainedTokenizer, train_tokenizer
 from triptych.model.auto import register
 from triptych.model.configuration import Panels, TriptychConfig
 from triptych.model.modeling import TriptychForConditionalGeneration
+from triptych.model.parts import is_parts, put_parts, read_base
 from triptych.model.processing import TriptychProcessor, VisionSettings
 from triptych.model.spec import ModelSpec
 from triptych.model.template import (
@@ -132,10 +133,18 @@ def load_pretrained(
 ) -> tuple[TriptychForConditionalGeneration, TriptychProcessor]:
     """Load a model and its processor from a folder or hub id.
 
+    A folder of parts (``triptych export --format parts``) is put onto the pretrained weights that
+    it names.
+
     Raises:
-        CheckpointError: the folder has no triptych model, or weights are missing in it.
+        CheckpointError: the folder has no triptych model, weights are missing in it, or its parts
+            belong to other pretrained weights.
     """
     register()
+    if is_parts(folder):
+        spec, seed = read_base(Path(folder))
+        model, _ = initialise(spec, seed=seed)
+        return put_parts(Path(folder), model).eval(), load_processor(folder)
     model, report = TriptychForConditionalGeneration.from_pretrained(
         str(folder), output_loading_info=True
     )

@@ -154,6 +154,11 @@ def plain_name(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
+def is_matrix(name: str) -> bool:
+    """Whether a parameter is one of the two factors of a low-rank product."""
+    return f"{MATRIX}A." in name or f"{MATRIX}B." in name
+
+
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, "LoraLayer"]]:
     """The adapted layers of ``model`` and their names."""
     if not any(MATRIX in name for name, _ in model.named_parameters()):
