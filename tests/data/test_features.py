@@ -82,10 +82,26 @@ def test_a_cache_is_reused_until_something_changes(
     assert build(folder, parts, processor, fingerprint="g")[1].tiles == 6
     paint(tmp_path, "2.png", 255)
     cache, encode = build(folder, parts, processor, fingerprint="g")
-    assert encode.tiles == 6
+    assert encode.tiles == 1  # the others are kept
     assert np.all(cache.get(parts[2]) == 255)
+    others = [k for k in range(len(parts)) if k != 2]
+    assert all(np.all(cache.get(parts[k]) == 20 * k) for k in others)
     with pytest.raises(DataError, match="other towers"):
         FeatureCache(folder, "f")
+
+
+def test_images_are_added_to_a_cache(
+    tmp_path: Path, parts: list[ImagePart], processor: TriptychProcessor
+) -> None:
+    folder = tmp_path / "cache"
+    _, first = build(folder, parts[:2], processor)
+    cache, encode = build(folder, parts, processor)
+    assert (first.tiles, encode.tiles) == (2, len(parts) - 2)
+    assert len(cache) == len(parts)
+    whole, _ = build(tmp_path / "whole", parts, processor)
+    for part in parts:
+        assert np.array_equal(cache.get(part), whole.get(part))
+        assert cache.size(part) == whole.size(part)
 
 
 def test_a_build_that_fails_leaves_the_old_cache_and_nothing_else(

@@ -3,12 +3,11 @@
 Shape suffixes: T tiles, P tokens of a tile before the connector, D channels of a token.
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +17,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from triptych.data.feature_index import (
+    DATA,
+    INDEX,
+    CacheIndex,
+    Entry,
+    is_whole,
+    read_index,
+    usable_index,
+    write_index,
+)
 from triptych.data.schema import ImagePart
 from triptych.data.workers import read_ahead
 from triptych.errors import DataError, ImageError
@@ -27,38 +36,6 @@ from triptych.model.processing import TriptychProcessor
 Features: TypeAlias = npt.NDArray[np.float16]
 Encode: TypeAlias = Callable[[Tensor], Tensor]
 Progress: TypeAlias = Callable[[int, int], None]
-
-DATA, INDEX, LAYOUT_VERSION = "features.f16", "index.json", 1
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Rows [start, stop) of the file that hold one image, and its size in pixels."""
-
-    start: int
-    stop: int
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class CacheIndex:
-    """What index.json holds.
-
-    Attributes:
-        fingerprint: what the features were made with.
-        tokens, width: P and D of every tile.
-        images: content hash -> where its features are.
-        names: path or content name of an image -> its content hash.
-        failed: name of an image that could not be decoded -> why.
-    """
-
-    fingerprint: str
-    tokens: int
-    width: int
-    images: dict[str, Entry]
-    names: dict[str, str]
-    failed: dict[str, str]
 
 
 class FeatureCache:
@@ -81,7 +58,7 @@ class FeatureCache:
                 "build them again"
             )
         self.index = index
-        if not _is_whole(folder, index):
+        if not is_whole(folder, index):
             raise DataError(f"{folder}: the feature file is cut off; delete the folder")
         rows = max((entry.stop for entry in index.images.values()), default=0)
         shape = (rows, index.tokens, index.width)
@@ -132,7 +109,7 @@ class FeatureCache:
         on_error: Literal["raise", "skip"] = "raise",
         progress: Progress | None = None,
     ) -> "FeatureCache":
-        """Compute the features of ``images``, or reuse the cache when nothing has changed.
+        """Compute the features of ``images``; those that the cache has already are kept.
 
         The folder appears whole or not at all: everything is written under a temporary name.
 
@@ -158,10 +135,11 @@ class FeatureCache:
         if _is_current(folder, fingerprint, parts, on_error):
             return cls(folder, fingerprint)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        decoded = _decode(parts, _Decoder(processor, limits), workers, on_error)
         with _new_folder(folder) as temporary:
             writer = _Writer(temporary / DATA, encode, torch.device(device), batch_tiles)
-            for done, image in enumerate(decoded, start=1):
+            fresh = writer.take_over(folder, fingerprint, parts)
+            decoded = _decode(fresh, _Decoder(processor, limits), workers, on_error)
+            for done, image in enumerate(decoded, start=1 + len(parts) - len(fresh)):
                 writer.add(image)
                 if progress is not None:
                     progress(done, len(parts))
@@ -177,47 +155,17 @@ def image_name(part: ImagePart) -> str:
     return str(location)
 
 
-def read_index(folder: Path) -> CacheIndex | None:
-    """Read the index of a cache; None where there is none.
-
-    Raises:
-        DataError: when index.json is there but cannot be understood.
-    """
-    path = folder / INDEX
-    if not path.is_file():
-        return None
-    try:
-        plain: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if plain.pop("version") != LAYOUT_VERSION:
-            return None
-        plain["images"] = {name: Entry(**entry) for name, entry in plain["images"].items()}
-        return CacheIndex(**plain)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: is damaged ({error}); delete the folder {folder} and run again"
-        ) from None
-
-
 def _is_current(folder: Path, fingerprint: str, parts: Sequence[ImagePart], on_error: str) -> bool:
-    index = read_index(folder)
-    if index is None or index.fingerprint != fingerprint or not _is_whole(folder, index):
+    index = usable_index(folder, fingerprint)
+    if index is None:
         return False
     for part in parts:
         name = image_name(part)
         if on_error == "skip" and name in index.failed:
             continue
-        try:
-            if index.names.get(name) != content_hash(part.location):
-                return False
-        except ImageError:
+        if index.names.get(name) != _content(part):
             return False
     return True
-
-
-def _is_whole(folder: Path, index: CacheIndex) -> bool:
-    rows = max((entry.stop for entry in index.images.values()), default=0)
-    data = folder / DATA
-    return data.is_file() and data.stat().st_size == rows * index.tokens * index.width * 2
 
 
 @contextmanager
@@ -280,6 +228,14 @@ def _decode(
         yield image
 
 
+def _content(part: ImagePart) -> str:
+    """The hash of an image; empty where it cannot be read, which decoding reports."""
+    try:
+        return content_hash(part.location)
+    except ImageError:
+        return ""
+
+
 class _Writer:
     """Encodes tiles in batches and appends their features to one file."""
 
@@ -292,6 +248,22 @@ class _Writer:
         self.rows = 0
         self.shape = (0, 0)
         path.touch()
+
+    def take_over(
+        self, folder: Path, fingerprint: str, parts: Sequence[ImagePart]
+    ) -> list[ImagePart]:
+        """Begin with an earlier cache of the same towers; returns the images it does not have."""
+        index = usable_index(folder, fingerprint)
+        if index is None:
+            return list(parts)
+        found = {image_name(part): _content(part) for part in parts}
+        self.names = {name: content for name, content in found.items() if content in index.images}
+        if not self.names:
+            return list(parts)
+        shutil.copyfile(folder / DATA, self.path)
+        self.images, self.shape = dict(index.images), (index.tokens, index.width)
+        self.rows = max(entry.stop for entry in index.images.values())
+        return [part for part in parts if image_name(part) not in self.names]
 
     def add(self, image: _Decoded) -> None:
         if image.tiles is None:
@@ -326,5 +298,4 @@ class _Writer:
     def write_index(self, fingerprint: str, path: Path) -> None:
         self.flush()
         index = CacheIndex(fingerprint, *self.shape, self.images, self.names, self.failed)
-        plain = {"version": LAYOUT_VERSION, **asdict(index)}
-        path.write_text(json.dumps(plain), "utf-8")
+        write_index(index, path)

@@ -150,6 +150,7 @@ class TriptychForConditionalGeneration(SeeingMixin, PreTrainedModel, ImageGenera
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         logits_to_keep: int | Tensor = 0,
+        embed_only: bool = False,
         **kwargs: Any,
     ) -> TriptychOutput:
         """Run the model.
@@ -180,6 +181,7 @@ class TriptychForConditionalGeneration(SeeingMixin, PreTrainedModel, ImageGenera
             labels: (B, S), not shifted, -100 outside the loss.
             num_items_in_batch: divisor of the summed loss; default: the supervised tokens here.
             logits_to_keep: without labels, how many last positions (or which) get logits.
+            embed_only: stop before the language model and give ``inputs_embeds`` alone.
             kwargs: for the language model.
 
         Raises:
@@ -191,6 +193,8 @@ class TriptychForConditionalGeneration(SeeingMixin, PreTrainedModel, ImageGenera
         check_given(stacks, wanted=self._stacks is not None, embedded=inputs_embeds is not None)
         if inputs_embeds is None:
             inputs_embeds, stacks = self.embed_stacked(cast(Tensor, input_ids), images)
+        if embed_only:
+            return TriptychOutput(inputs_embeds=inputs_embeds)
         if position_ids is None and past_key_values is None:
             position_ids = count_positions(attention_mask, document_ids)
         tokens = TokenInputs(token_kinds, document_ids, image_ids, token_places)

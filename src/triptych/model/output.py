@@ -1,6 +1,6 @@
 """TriptychOutput: what the forward pass gives.
 
-Shape suffixes: B batch, S sequence, N supervised tokens, K vocabulary.
+Shape suffixes: B batch, S sequence, N supervised tokens, K vocabulary, D width.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ class TriptychOutput(ModelOutput):
         hidden_states: of the language model, when asked for.
         attentions: of the language model, when asked for.
         router_logits: of a mixture of experts, when asked for: of each layer (B S, experts).
+        inputs_embeds: (B, S, D) with the visual tokens at their places, when only asked to embed.
     """
 
     loss: Tensor | None = None
@@ -29,3 +30,4 @@ class TriptychOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     router_logits: tuple[Tensor, ...] | None = None
+    inputs_embeds: Tensor | None = None

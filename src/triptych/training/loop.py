@@ -135,9 +135,6 @@ class Trainer:
         else:
             checkpoint.load_weights(self.model)
         self.saver.begin_stage(self.model, trained)
-        module, optimizer = self.engine.prepare(
-            self.model, lambda _: make_optimizer(parts, plan.spec.optimizer), plan.spec.clip
-        )
         objective = make_objective(
             self.model,
             plan.spec,
@@ -145,6 +142,9 @@ class Trainer:
             precision=self.run.precision,
             path=self.folder.parent / "reference" / f"stage-{index}.safetensors",
             fingerprint=before,
+        )
+        module, optimizer = self.engine.prepare(
+            self.model, lambda _: make_optimizer(parts, plan.spec.optimizer), plan.spec.clip
         )
         objective.begin(module, plan.loader, resumed=checkpoint is not None)
         stage = Active(plan, objective, module, optimizer)

@@ -20,7 +20,12 @@ from pydantic import (
 from triptych.data.spec import BatchSpec
 from triptych.images.tiling import TilingSpec
 from triptych.spec import Spec
-from triptych.training.objectives.spec import DpoObjective, ObjectiveSpec, SftObjective
+from triptych.training.objectives.spec import (
+    AlignObjective,
+    DpoObjective,
+    ObjectiveSpec,
+    SftObjective,
+)
 from triptych.training.schedule import ScheduleSpec
 from triptych.training.tuning import Share, TunedPart, TunedPartSpec
 
@@ -137,7 +142,8 @@ class StageSpec(Spec):
     """Budgets of a micro-batch in this stage; `data.batch` when omitted."""
 
     objective: ObjectiveSpec = SftObjective()
-    """What the stage minimises: cross-entropy (`sft`), or a preference for answers (`dpo`)."""
+    """What the stage minimises: cross-entropy (`sft`), a preference for answers (`dpo`), or how far
+    visual tokens are from the words of the answer (`align`)."""
 
     @property
     def learns_pairs(self) -> bool:
@@ -148,6 +154,18 @@ class StageSpec(Spec):
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"stage '{self.name}' needs either steps or epochs (exactly one)")
+        return self
+
+    @model_validator(mode="after")
+    def _aligns_what_sees(self) -> Self:
+        train = self.train
+        others = train.language.trains or train.new_tokens.train or train.embeddings.train
+        if isinstance(self.objective, AlignObjective) and others:
+            raise ValueError(
+                f"stage '{self.name}': with objective 'align' only what sees can train, because "
+                "the language model does not run; set train: {connector: true, language: frozen, "
+                "new_tokens: false}"
+            )
         return self
 
     @model_validator(mode="after")

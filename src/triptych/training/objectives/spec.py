@@ -44,4 +44,30 @@ class DpoObjective(Spec):
     own (`router_aux_loss_coef`) where it trains, else 0."""
 
 
-ObjectiveSpec: TypeAlias = Annotated[SftObjective | DpoObjective, Field(discriminator="kind")]
+class AlignObjective(Spec):
+    """Visual tokens become like the words of the answer, before the language model reads them.
+
+    The mean visual token of an image is drawn to the mean input embedding of its answer, and away
+    from those of the other samples of the micro-batch (InfoNCE both ways, as in CLIP and in the
+    first stage of BLIP-2). The language model does not run.
+    """
+
+    kind: Literal["align"] = "align"
+    """Names this objective."""
+
+    temperature: PositiveFloat = 0.07
+    """Divides the cosine similarities."""
+
+    distance_weight: NonNegativeFloat = 1.0
+    """Weight of the squared distance between the two means, as a share of the answer's distance
+    from the mean embedding, which brings visual tokens to the size of embeddings."""
+
+    @property
+    def router_weight(self) -> None:
+        """There is no router loss: the language model does not run."""
+        return None
+
+
+ObjectiveSpec: TypeAlias = Annotated[
+    SftObjective | DpoObjective | AlignObjective, Field(discriminator="kind")
+]
