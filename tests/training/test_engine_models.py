@@ -37,6 +37,10 @@ OFF = {
     "objective": {"kind": "dpo", "reference": "adapter_off", "beta": 0.5},
 }
 STORED = {"train": FULL, "objective": {"kind": "dpo", "reference": "stored", "beta": 0.5}}
+ALIGN = {
+    "train": {"towers": True, "new_tokens": False, "fusion": False},
+    "objective": {"kind": "align"},
+}
 DEEP = {"kind": "deepstack", "start": 0, "count": 2}
 LEVELS = {"kind": "deepstack", "layers": [0], "producer": {"kind": "levels", "blocks": [0]}}
 INSIDE = {"kind": "deepstack", "start": 1, "count": 2, "producer": {"kind": "tower"}}
@@ -57,6 +61,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "inside": ({"fusion": INSIDE, "depth": 3}, {"train": FULL}),
     "cross": ({"fusion": CROSS}, OFF),
     "experts": ({"language": EXPERTS}, STORED),
+    "aligned": ({}, ALIGN),
     "features, packed": ({"connector": PERCEIVER, "tiling": GRID}, DORA),
 }
 
