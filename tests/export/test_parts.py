@@ -92,6 +92,8 @@ def test_a_language_model_from_scratch_has_no_base(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = trained(tmp_path, recipe(tmp_path, (stage(steps=1),)))
+    with pytest.raises(CheckpointError, match="--format parts needs a run folder"):
+        export_model(made / "model", tmp_path / "out", PARTS)
     arguments = ["export", str(made), str(tmp_path / "out"), "--format", "parts"]
     assert main(arguments) == 2
     assert "trained from scratch" in capsys.readouterr().err

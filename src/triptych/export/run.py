@@ -96,7 +96,8 @@ def export_model(path: Path, out: Path, spec: ExportSpec) -> Report:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: already there and not empty; choose another folder")
     parts = spec.format == "parts"
-    source = open_source(path, spec.checkpoint, apart=spec.adapter or parts)
+    apart = "--format parts" if parts else "--adapter" if spec.adapter else None
+    source = open_source(path, spec.checkpoint, apart=apart)
     model, obstacles = source.model, find_obstacles(source.model)
     _check(source, spec, obstacles)
     as_llava = not (parts or spec.format == "triptych" or obstacles)

@@ -35,24 +35,22 @@ class Source:
     trained: tuple[str, ...] = ()
 
 
-def open_source(path: Path, checkpoint: str | None, *, apart: bool) -> Source:
+def open_source(path: Path, checkpoint: str | None, *, apart: str | None) -> Source:
     """Load what is to be exported.
 
     Args:
         path: a model folder or a run folder.
         checkpoint: ``last``, ``best`` or a number of steps; None is the trained model of the run,
             or its last checkpoint where it has not ended or matrices are wanted apart.
-        apart: whether LoRA matrices are wanted by themselves.
+        apart: the option that wants LoRA matrices by themselves; None where they may be merged.
 
     Raises:
         CheckpointError: there is no such model or checkpoint, or it is of a quantised run.
     """
     is_run = (path / "checkpoints").is_dir()
     if not is_run and (checkpoint is not None or apart):
-        wanted = "what the run trained" if apart else f"checkpoint {checkpoint}"
-        raise CheckpointError(
-            f"{path}: {wanted} is to be exported, which needs a run folder with its checkpoints"
-        )
+        wanted = apart or f"--checkpoint {checkpoint}"
+        raise CheckpointError(f"{path}: {wanted} needs a run folder with its checkpoints")
     finished = (path / "model" / "config.json").is_file()
     if not is_run or (finished and checkpoint is None and not apart):
         folder = find_model(path)
