@@ -42,6 +42,11 @@ class CacheIndex:
     names: dict[str, str]
     failed: dict[str, str]
 
+    @property
+    def rows(self) -> int:
+        """Tiles in the file."""
+        return max((entry.stop for entry in self.images.values()), default=0)
+
 
 def read_index(folder: Path) -> CacheIndex | None:
     """Read the index of a cache; None where there is none.
@@ -71,15 +76,15 @@ def usable_index(folder: Path, fingerprint: str) -> CacheIndex | None:
         DataError: when index.json is there but cannot be understood.
     """
     index = read_index(folder)
-    usable = index and index.fingerprint == fingerprint and is_whole(folder, index)
-    return index if usable else None
+    if index is None or index.fingerprint != fingerprint or not is_whole(folder, index):
+        return None
+    return index
 
 
 def is_whole(folder: Path, index: CacheIndex) -> bool:
     """Whether the file of features is as long as the index says."""
-    rows = max((entry.stop for entry in index.images.values()), default=0)
     data = folder / DATA
-    return data.is_file() and data.stat().st_size == rows * index.tokens * index.width * 2
+    return data.is_file() and data.stat().st_size == index.rows * index.tokens * index.width * 2
 
 
 def write_index(index: CacheIndex, path: Path) -> None:

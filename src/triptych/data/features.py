@@ -60,11 +60,10 @@ class FeatureCache:
         self.index = index
         if not is_whole(folder, index):
             raise DataError(f"{folder}: the feature file is cut off; delete the folder")
-        rows = max((entry.stop for entry in index.images.values()), default=0)
-        shape = (rows, index.tokens, index.width)
+        shape = (index.rows, index.tokens, index.width)
         self._rows: Features = (
             np.memmap(folder / DATA, dtype=np.float16, mode="r", shape=shape)
-            if rows
+            if index.rows
             else np.zeros(shape, dtype=np.float16)
         )
 
@@ -262,7 +261,7 @@ class _Writer:
             return list(parts)
         shutil.copyfile(folder / DATA, self.path)
         self.images, self.shape = dict(index.images), (index.tokens, index.width)
-        self.rows = max(entry.stop for entry in index.images.values())
+        self.rows = index.rows
         return [part for part in parts if image_name(part) not in self.names]
 
     def add(self, image: _Decoded) -> None:

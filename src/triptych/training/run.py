@@ -120,7 +120,8 @@ class _Run:
         display = Display(self.engine.is_main)
         model, processor = self._start()
         for stage in self.stages:
-            check_objective(model, stage)
+            packed = (stage.batch or self.data_spec.batch).packed
+            check_objective(model, stage, packed=packed)
         checkpoint = self._find_checkpoint()
         data = StageData(
             model, processor, self.data_spec, self.run, self.folder, self.engine, display

@@ -125,12 +125,15 @@ def test_images_outside_the_sequence_cannot_be_aligned() -> None:
     spec = model_spec().model_copy(update={"fusion": CrossFusion()})
     model, _ = initialise(spec, texts=["red"])
     with pytest.raises(RecipeError, match="visual tokens in the sequence"):
-        check_objective(model, align_stage())
+        check_objective(model, align_stage(), packed=False)
 
 
-def test_packed_rows_are_refused(tmp_path: Path) -> None:
-    model, processor, data = build(tmp_path, batch=BatchSpec(tokens=256, tiles=8, packed=True))
-    batch = next(Loader.open(processor, data, seed=0).steps())[0]
-    made = Align(AlignObjective(), model.config.image_token_id, [], torch.zeros(32))
-    with pytest.raises(RecipeError, match="packed: false"):
-        made.items(batch)
+def test_packed_rows_are_refused_before_anything_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = BatchSpec(tokens=256, tiles=8, packed=True)
+    made = recipe(tmp_path, (stage(steps=1), align_stage(batch=packed)))
+    save_recipe(made, tmp_path / "recipe.yaml")
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 2
+    assert "packed: false" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from triptych.errors import RecipeError
 from triptych.language.head import IGNORE
 from triptych.training.objectives.base import Batch, Loss, Once, Totals
 from triptych.training.objectives.spec import AlignObjective
@@ -101,16 +100,7 @@ class Align:
         return (labels != IGNORE) & ~torch.isin(labels, self._ends.to(labels.device))
 
     def _rows(self, batch: Batch) -> Tensor:
-        """The samples that count, a mask (B,).
-
-        Raises:
-            RecipeError: the rows are packed.
-        """
-        if "document_ids" in batch:
-            raise RecipeError(
-                "objective 'align' tells rows apart, so its batches cannot be packed; give the "
-                "stage a batch with packed: false"
-            )
+        """The samples that count, a mask (B,); each is a row of its own."""
         alone = batch["images_per_sample"] == 1
         return alone & self._words(batch).any(1)
 

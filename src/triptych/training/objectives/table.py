@@ -41,10 +41,10 @@ def make_objective(
         fingerprint: of ``model`` before the stage, where ``needs_fingerprint``.
     """
     spec, language = stage.objective, stage.train.language
-    config = model.config.get_text_config()
-    experts = find_experts(config, spec.router_weight, trains=language.mode != "frozen")
     if isinstance(spec, AlignObjective):
         return _make_align(model, spec)
+    config = model.config.get_text_config()
+    experts = find_experts(config, spec.router_weight, trains=language.mode != "frozen")
     if not isinstance(spec, DpoObjective):
         return Sft(experts)
 
@@ -77,13 +77,15 @@ def needs_fingerprint(stage: StageSpec) -> bool:
     return isinstance(stage.objective, DpoObjective) and stage.objective.reference == "stored"
 
 
-def check_objective(model: "TriptychForConditionalGeneration", stage: StageSpec) -> None:
-    """Check, before anything is trained, that a stage's objective fits the model.
+def check_objective(
+    model: "TriptychForConditionalGeneration", stage: StageSpec, *, packed: bool
+) -> None:
+    """Check, before anything is trained, that a stage's objective fits the model and its batches.
 
     Raises:
         RecipeError: a part trains that the objective does not reach, or must not change; visual
-            tokens are to be aligned that are not in the sequence; or a router loss is asked of a
-            dense language model.
+            tokens are to be aligned that are not in the sequence, or in packed rows; or a router
+            loss is asked of a dense language model.
     """
     spec = stage.objective
     find_experts(model.config.get_text_config(), spec.router_weight, trains=True)
@@ -94,6 +96,11 @@ def check_objective(model: "TriptychForConditionalGeneration", stage: StageSpec)
         raise RecipeError(
             f"stage '{stage.name}': objective 'align' needs visual tokens in the sequence, and "
             "fusion 'cross' keeps them outside; take objective 'sft'"
+        )
+    if isinstance(spec, AlignObjective) and packed:
+        raise RecipeError(
+            f"stage '{stage.name}': objective 'align' tells rows apart, so its batches cannot be "
+            "packed; give the stage a batch with packed: false"
         )
     if isinstance(spec, AlignObjective) and "fusion" in trains:
         raise RecipeError(
