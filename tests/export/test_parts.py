@@ -1,12 +1,10 @@
 """Exports of what a run trained, on top of pretrained weights that lie elsewhere."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.export.test_run import assert_equal, logits
 from tests.export.tiny import adapted_run, trained
 from tests.training.tiny import model_spec, recipe, stage
@@ -111,7 +109,8 @@ def test_a_run_that_began_with_another_one_is_refused(run: Path, tmp_path: Path)
     ("damage", "expected"),
     [
         ("{", "cannot be read"),
-        ('{"model": {}}', "expected model, seed and base"),
+        ('{"model": {}}', "has model; expected model, seed and base"),
+        ("[]", "has no object; expected"),
     ],
 )
 def test_a_damaged_record_is_named(run: Path, tmp_path: Path, damage: str, expected: str) -> None:
@@ -123,10 +122,10 @@ def test_a_damaged_record_is_named(run: Path, tmp_path: Path, damage: str, expec
 
 def test_a_weight_of_another_shape_is_named(run: Path, tmp_path: Path) -> None:
     export_model(run, tmp_path / "out", PARTS)
-    record: dict[str, Any] = json.loads((tmp_path / "out" / "parts.json").read_text())
-    record["model"]["connector"]["layers"] = 3
-    (tmp_path / "out" / "parts.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError):
+    file = tmp_path / "out" / "trained.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"connector.0.weight": torch.zeros(3, 3)}, file)
+    with pytest.raises(CheckpointError, match=r"'connector\.0\.weight' does not fit"):
         load_pretrained(tmp_path / "out")
 
 

@@ -1,7 +1,7 @@
 """A model as what a run trained, on top of the pretrained weights that its recipe names.
 
-Such a folder is small: a connector, new tokens and LoRA matrices, where the whole model would be
-hundreds of times larger. It holds what every model folder holds, but for the weights:
+Such a folder is small: a connector, new tokens and LoRA matrices. It holds what every model folder
+holds, but for the weights:
 
 - ``parts.json``: the ModelSpec, and a name for the pretrained weights that the parts were made on;
 - ``trained.safetensors``: weights that trained, by their names in the model;
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from triptych.errors import CheckpointError
@@ -90,6 +89,8 @@ def put_parts(
         own[name].copy_(value)
     if not (folder / ADAPTER).is_dir():
         return model
+    from peft import PeftModel  # brings torch's compiler: seconds
+
     adapted = PeftModel.from_pretrained(model, str(folder / ADAPTER))
     merged: TriptychForConditionalGeneration = adapted.merge_and_unload()
     return merged
@@ -100,11 +101,9 @@ def _read(folder: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / RECORD}: cannot be read: {error}") from None
-    if record.keys() != {"model", "seed", "base"}:
-        raise CheckpointError(
-            f"{folder / RECORD}: has the keys {', '.join(sorted(record))}; expected model, seed "
-            "and base"
-        )
+    if not isinstance(record, dict) or record.keys() != {"model", "seed", "base"}:
+        found = ", ".join(sorted(record)) if isinstance(record, dict) else "no object"
+        raise CheckpointError(f"{folder / RECORD}: has {found}; expected model, seed and base")
     return record
 
 
