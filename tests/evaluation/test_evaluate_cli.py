@@ -30,7 +30,7 @@ def data(folder: Path) -> Path:
 def test_a_table_and_a_report(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(model), "--data", str(data), "--max-new-tokens", "4"]) == 0
     printed = capsys.readouterr().out
-    for expected in ("accuracy", "blind", "1 image", "empty answers", "ANLS", "answers.jsonl"):
+    for expected in ("accuracy", "blind", "1 image", "empty answers", "ANLS", "±", "answers.jsonl"):
         assert expected in printed
     report = model / "evaluation" / "held-out"
     answers = [json.loads(line) for line in (report / "answers.jsonl").read_text().splitlines()]
@@ -38,6 +38,7 @@ def test_a_table_and_a_report(model: Path, data: Path, capsys: pytest.CaptureFix
     summary = json.loads((report / "summary.json").read_text())
     assert summary["data"] == str(data)
     assert summary["accuracy"] == sum(row["correct"] for row in answers) / 5
+    assert summary["gain_margin"] >= 0
     assert {path.name for path in report.iterdir()} == {"answers.jsonl", "summary.json"}
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 from triptych.data.schema import Record, parse_record
 from triptych.errors import DataError
 from triptych.evaluation import EvalSpec, evaluate_records, summarise
+from triptych.evaluation.gain import gain_margin
 from triptych.evaluation.questions import messages_of, prompt_before, questions_of
 from triptych.evaluation.report import rows
 from triptych.images.decode import content_hash
@@ -163,6 +165,19 @@ def test_the_summary_groups_and_counts(engine: Engine, folder: Path) -> None:
     written = list(rows(evaluation))
     assert [row["id"] for row in written] == ["0", "0", "1", "2", "3", "4"]
     assert all({"answer", "blind_answer", "prompt_tokens", "where"} <= set(row) for row in written)
+
+
+def test_questions_about_the_same_images_are_one_cluster(engine: Engine, folder: Path) -> None:
+    evaluation = evaluate_records(engine, records(folder), SPEC)
+    seeing, blind = [1, 0, 1, 1, 0, 1], [0, 1, 0, 1, 0, 0]
+    chosen = [
+        replace(one, correct=bool(s), blind_correct=bool(b))
+        for one, s, b in zip(evaluation.outcomes, seeing, blind, strict=True)
+    ]
+    differences = [s - b for s, b in zip(seeing, blind, strict=True)]
+    clusters = [0, 0, "3.png", "4.png", "none", "3.png"]
+    expected = gain_margin(zip(clusters, differences, strict=True))
+    assert summarise(replace(evaluation, outcomes=chosen))["gain_margin"] == pytest.approx(expected)
 
 
 def test_documents_are_no_questions(engine: Engine, folder: Path) -> None:

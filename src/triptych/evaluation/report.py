@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import transformers
 from rich.table import Table
 
 import triptych
+from triptych.data.schema import Record
+from triptych.evaluation.gain import gain_margin
 from triptych.evaluation.metrics import normalise
 from triptych.evaluation.refusals import count_refusals
 from triptych.evaluation.runner import Evaluation, Outcome
@@ -18,7 +20,7 @@ from triptych.evaluation.runner import Evaluation, Outcome
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:
     """Scores in total, by category and by number of images, with what is needed to repeat them."""
-    outcomes = evaluation.outcomes
+    outcomes, records = evaluation.outcomes, evaluation.records
     categories: dict[str, list[Outcome]] = {}
     images: dict[str, list[Outcome]] = {}
     for one in outcomes:
@@ -26,12 +28,12 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
             categories.setdefault(one.question.category, []).append(one)
         images.setdefault(str(one.question.images), []).append(one)
     return {
-        "records": len(evaluation.records),
-        **_scores(outcomes),
+        "records": len(records),
+        **_scores(outcomes, records),
         **_answers(outcomes),
         "refusals": count_refusals(outcomes),
-        "by_category": {name: _scores(categories[name]) for name in sorted(categories)},
-        "by_images": {name: _scores(images[name]) for name in sorted(images, key=int)},
+        "by_category": {name: _scores(categories[name], records) for name in sorted(categories)},
+        "by_images": {name: _scores(images[name], records) for name in sorted(images, key=int)},
         "options": evaluation.spec.model_dump(mode="json"),
         "versions": {
             "triptych": triptych.__version__,
@@ -98,22 +100,36 @@ def table(summary: dict[str, Any]) -> Table:
     for name, scores in groups.items():
         cells = [name, f"{scores['questions']:,}", _percent(scores["accuracy"])]
         if blind:
-            gain = 100 * (scores["accuracy"] - scores["blind_accuracy"])
-            cells += [_percent(scores["blind_accuracy"]), f"{gain:+.1f}"]
+            cells += [_percent(scores["blind_accuracy"]), _gain(scores)]
         if said:
             cells.append(_percent(scores["anls"]))
         shown.add_row(*cells, end_section=name == "all")
     return shown
 
 
-def _scores(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _scores(outcomes: Sequence[Outcome], records: Sequence[Record]) -> dict[str, Any]:
     return {
         "questions": len(outcomes),
         "accuracy": _mean(one.correct for one in outcomes),
         "blind_accuracy": _mean(one.blind_correct for one in outcomes),
+        "gain_margin": gain_margin(
+            (_shown(records[one.question.record]), float(one.correct) - one.blind_correct)
+            for one in outcomes
+            if one.blind_correct is not None
+        ),
         "anls": _mean(one.anls for one in outcomes),
         "blind_anls": _mean(one.blind_anls for one in outcomes),
     }
+
+
+def _shown(record: Record) -> Hashable:
+    """What a question is about; a record without images is about itself."""
+    return tuple(image.location for image in record.images) or record.where
+
+
+def _gain(scores: Mapping[str, Any]) -> str:
+    gain, margin = scores["accuracy"] - scores["blind_accuracy"], scores["gain_margin"]
+    return f"{100 * gain:+.1f}" + ("" if margin is None else f" ± {100 * margin:.1f}")
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
