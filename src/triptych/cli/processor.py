@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from triptych.errors import TriptychError
-from triptych.inference.folder import find_model
+from triptych.inference.folder import SHIPPED, find_model
 from triptych.model.build import initialise, load_processor
 from triptych.model.processing import TriptychProcessor
 from triptych.recipe import load_recipe
@@ -20,7 +20,7 @@ def open_processor(path: Path) -> tuple[TriptychProcessor, int | None]:
         recipe = load_recipe(path)
         _, processor = initialise(recipe.model, texts=training_texts(recipe.data))
         return processor, recipe.data.max_tokens
-    if not path.exists():
+    if not path.exists() and str(path) not in SHIPPED:
         raise TriptychError(f"{path}: no such model folder, run folder or recipe")
     # A run that has not ended has no model yet, but the processor it began with.
     start = path / "start"

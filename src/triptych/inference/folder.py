@@ -1,12 +1,16 @@
 """Where a trained model lies."""
 
+from importlib.resources import files
 from pathlib import Path
 
 from triptych.errors import CheckpointError
 
+SHIPPED = ("starter",)
+"""Names of the models that come with the package, unless a folder with a model is called so."""
+
 
 def find_model(path: str | Path) -> Path:
-    """The model folder that ``path`` names, itself or inside a run folder.
+    """The model folder that ``path`` names: itself, inside a run folder, or one of this package.
 
     Raises:
         CheckpointError: there is none.
@@ -16,6 +20,8 @@ def find_model(path: str | Path) -> Path:
     for candidate in candidates:
         if (candidate / "config.json").is_file():
             return candidate
+    if str(path) in SHIPPED:
+        return Path(str(files("triptych") / "shipped" / str(path)))
     looked = " and ".join(str(candidate / "config.json") for candidate in candidates)
     if not folder.exists():
         state = "does not exist"
