@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from tests.oracles.attention import IMAGE, PAD, TEXT
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from triptych.attention import AttentionLayout, Rule, make_rule, plan_attention
 from triptych.attention.blocks import plan_blocks
+from triptych.attention.intervals import plan_intervals
 from triptych.attention.kernels.blocked import blocked_attention
 from triptych.attention.kernels.dense import dense_attention
 from triptych.attention.kernels.flex import flex_spans
+from triptych.attention.kernels.native import has_native, native_attention
 from triptych.attention.kernels.packed import packed_attention
 from triptych.attention.kernels.reference import reference_attention
 from triptych.attention.order import order_rows
@@ -23,7 +26,9 @@ RULES = [
     ("mmca_as_coded", "self"),
     ("mmca_as_coded", "image"),
 ]
-KERNELS = ["reference", "dense", "packed", "blocked", "whole"]
+needs_native = pytest.mark.skipif(not has_native(), reason="no C compiler for native.c")
+NATIVE = pytest.param("native", marks=needs_native)
+KERNELS = ["reference", "dense", "packed", "blocked", "whole", NATIVE]
 SCALE = 0.3
 
 
@@ -103,6 +108,9 @@ def run(kernel: str, rule: Rule, case: Case, query: Tensor, key: Tensor, value: 
     if kernel == "dense":
         return dense_attention(query, key, value, masks, SCALE)
     orders = order_rows(rule, layout.tokens)
+    if kernel == "native":
+        intervals = plan_intervals(rule, orders, case.kinds.shape[1], case.queries)
+        return native_attention(query, key, value, intervals, SCALE)
     if kernel in ("blocked", "whole"):
         first, whole = case.kinds.shape[1] - case.queries, kernel == "whole"
         plans = [plan_blocks(rule, order, first, whole=whole) for order in orders]
@@ -124,4 +132,7 @@ def splits_image(case: Case) -> bool:
     )
 
 
-__all__ = ["KERNELS", "RULES", "SCALE", "Case", "cases", "make_rule", "plan", "run", "tensors"]
+__all__ = [
+    "KERNELS", "NATIVE", "RULES", "SCALE", "Case", "cases", "make_rule", "needs_native", "plan",
+    "run", "tensors",
+]  # fmt: skip

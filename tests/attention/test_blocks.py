@@ -8,9 +8,10 @@ from tests.attention.layouts import RULES, Case, cases, make_rule, plan, splits_
 from tests.oracles.attention import groups
 from torch import Tensor
 
-from triptych.attention import Rule
+from triptych.attention import Rule, intervals
 from triptych.attention import blocks as sizes
 from triptych.attention.blocks import Block, cut, plan_blocks, tiles, width
+from triptych.attention.intervals import Intervals, plan_intervals
 from triptych.attention.order import order_rows
 from triptych.attention.packing import pack
 
@@ -79,6 +80,52 @@ def test_masks_are_the_definition(case: Case, choice: tuple[str, str]) -> None:
     for row in range(len(case.kinds)):
         wanted = allowed(rule, case, row).sum(0)[case.kinds.shape[1] - case.queries :]
         assert torch.equal(masks[row], wanted)
+
+
+@settings(max_examples=120)
+@given(case=cases(chunked=True), choice=st.sampled_from(RULES), limits=SIZES)
+def test_intervals_meet_each_visible_pair_once(
+    case: Case, choice: tuple[str, str], limits: tuple[int, int, int, int, int]
+) -> None:
+    rule = make_rule(*choice)
+    assume(rule.image_scope == "self" or not splits_image(case))
+    keys = case.kinds.shape[1]
+    first = keys - case.queries
+    with pytest.MonkeyPatch.context() as patch:
+        for name, limit in zip(
+            ("BLOCK", "TILE", "_SHORT_RUN", "_WASTED_PAIRS"), limits[:4], strict=True
+        ):
+            patch.setattr(intervals, name, limit)
+        orders = order_rows(rule, plan(rule, case).tokens)
+        plans = plan_intervals(rule, orders, keys, case.queries)
+    for row in range(len(case.kinds)):
+        met = paint_intervals(plans, row, first, keys, limits)
+        assert torch.equal(met, allowed(rule, case, row))
+
+
+def paint_intervals(
+    plans: Intervals, row: int, first: int, keys: int, limits: tuple[int, ...]
+) -> Tensor:
+    """The same as ``paint``; no block or tile is too large, and those that stand together do."""
+    met = torch.zeros(2, keys, keys, dtype=torch.long)
+    bounds = slice(plans.row_blocks[row], plans.row_blocks[row + 1])
+    for _, begin, end, *rest in plans.blocks[bounds].tolist():
+        assert 0 < end - begin <= limits[0]
+        tile_begin, tile_end, key_begin = rest[:2], rest[2:4], rest[4:]
+        for place, *seen, own in plans.queries[begin:end].tolist():
+            if own >= 0:
+                assert own == place + first
+                met[1, place + first, own] += 1
+            for group in range(2):
+                for start, stop, together in plans.tiles[
+                    tile_begin[group] : tile_end[group]
+                ].tolist():
+                    assert 0 < stop - start <= limits[1]
+                    found = plans.keys[key_begin[group] :][start:stop].tolist()
+                    assert together < 0 or found == list(range(together, together + stop - start))
+                    for key in range(max(start, seen[group]), min(stop, seen[2 + group])):
+                        met[group, place + first, found[key - start]] += 1
+    return met
 
 
 @settings(max_examples=60)

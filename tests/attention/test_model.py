@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.attention.layouts import NATIVE
 from tests.model.checks import (
     LONG,
     SETTINGS,
@@ -28,7 +29,13 @@ from tests.oracles.attention import oracle
 from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 
-from triptych.attention import AttentionLayout, implementation_name, make_rule, register_attention
+from triptych.attention import (
+    AttentionLayout,
+    implementation_name,
+    interface,
+    make_rule,
+    register_attention,
+)
 from triptych.errors import RecipeError, SpanError
 from triptych.model import TriptychForConditionalGeneration
 from triptych.model.build import initialise
@@ -81,12 +88,13 @@ def test_logits_equal_the_oracle_on_either_padding_side(pair: Pair) -> None:
         close(found[kept], wanted[kept])
 
 
-@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("kernel", ["packed", "blocked", NATIVE])
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_and_kernel_equals_the_oracle(
-    rule: tuple[str, str], blocks: bool, monkeypatch: pytest.MonkeyPatch
+    rule: tuple[str, str], kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AttentionLayout, "prefers_blocks", blocks)
+    monkeypatch.setattr(AttentionLayout, "prefers_blocks", kernel == "blocked")
+    monkeypatch.setattr(interface, "has_native", lambda: kernel == "native")
     model, processor = make("llama", *rule)
     batch = inputs(processor, LONG, SHORT, TEXT)
     found = results(model, batch)

@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from triptych.attention.kernels.blocked import blocked_attention
 from triptych.attention.kernels.dense import dense_attention
+from triptych.attention.kernels.native import has_native, native_attention
 from triptych.attention.kernels.packed import packed_attention
 from triptych.attention.layout import AttentionLayout, plan_attention
 from triptych.attention.rotation import Rotation
@@ -131,8 +132,11 @@ def _choose(
     packed = layout.packed
     if packed is None:
         raise RecipeError("an attention layout for few queries was given to many")
-    on_cpu = query.device.type == "cpu" and query.dtype in _BLOCK_TYPES
-    if not torch.compiler.is_compiling() and on_cpu and layout.prefers_blocks:
+    eager_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
+    if eager_cpu and query.dtype == torch.float32 and has_native():
+        spans = layout.intervals
+        return lambda query, key, value, scale: native_attention(query, key, value, spans, scale)
+    if eager_cpu and query.dtype in _BLOCK_TYPES and layout.prefers_blocks:
         blocks = layout.blocks
         return lambda query, key, value, scale: blocked_attention(query, key, value, blocks, scale)
     rule = layout.rule

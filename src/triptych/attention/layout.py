@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from triptych.attention.blocks import Block, plan_blocks
+from triptych.attention.intervals import Intervals, plan_intervals
 from triptych.attention.order import RowOrder, order_rows
 from triptych.attention.packing import Packed, pack
 from triptych.attention.rules import Kind, Rule, Tokens, make_tokens
@@ -51,6 +52,11 @@ class AttentionLayout:
     def keys(self) -> int:
         """Number of keys of each row."""
         return self.tokens.kinds.shape[1]
+
+    @cached_property
+    def intervals(self) -> Intervals:
+        """The interval of sorted keys that each query sees; see ``plan_intervals``."""
+        return plan_intervals(self.rule, self.orders, self.keys, self.queries)
 
     @cached_property
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
