@@ -3,6 +3,7 @@
     python benchmarks/attention.py            the whole table, forward and forward + backward
     python benchmarks/attention.py --quick    its corners
     python benchmarks/attention.py --json     the same as JSON rows
+    TRIPTYCH_NATIVE=0 python benchmarks/attention.py    without the compiled kernel
 
 Causal is PyTorch's fused causal attention over the whole sequence. MMCA is what a model runs in
 each layer. Dense is the published formulation: two masked softmaxes over the whole square. Text is
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from triptych.attention import AttentionLayout, Kind, make_rule, plan_attention
 from triptych.attention.interface import attention_forward
+from triptych.attention.kernels.native import has_native
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 QUICK = [(8, 576, 256), (4, 256, 256), (1, 64, 1024), (1, 64, 256)]
@@ -87,7 +89,7 @@ class Kernels:
         self.scale = depth**-0.5
         begin = time.perf_counter()
         self.layout: AttentionLayout = plan_attention(self.rule, kinds.to(device), length)
-        _ = self.layout.prefers_blocks
+        _ = self.layout.intervals if has_native() else self.layout.prefers_blocks
         self.plan_ms = (time.perf_counter() - begin) * 1e3
         self.module = torch.nn.Module()
 

@@ -28,7 +28,8 @@ class Packed:
         image_spans: (B, N, 2), the visual tokens that each text query sees.
         image_queries: (B, U), places among the queries.
         image_text_spans: (B, U, 2), the text keys that each visual token sees.
-        images: (I, L), for every image that asks the places of its tokens among B * K keys.
+        images: (I, L), for every image that asks the places of its tokens among B * K keys, where
+            an image's tokens see each other.
         filled: whether every query is text or a visual token.
     """
 
@@ -61,7 +62,7 @@ def pack(
         "image_spans": _stack([row.sees_image for row in text], 0),
         "image_queries": _stack([row.queries for row in image], -1),
         "image_text_spans": _stack([row.sees_text if reads else none for row in image], 0),
-        "images": _stack(_images(orders, keys, first), -1),
+        "images": _stack(_images(rule, orders, keys, first), -1),
     }
     causal = all(
         len(row.queries) == len(row.keys)
@@ -97,9 +98,11 @@ def _select(order: RowOrder, first: int, *, text: bool) -> _Kind:
     )
 
 
-def _images(orders: Sequence[RowOrder], keys: int, first: int) -> list[Ints]:
-    """Tokens of each image that asks, among all keys of the batch."""
-    found = []
+def _images(rule: Rule, orders: Sequence[RowOrder], keys: int, first: int) -> list[Ints]:
+    """Tokens of each image that asks, among all keys of the batch; none where none is needed."""
+    found: list[Ints] = []
+    if rule.image_scope != "image":
+        return found
     for row, order in enumerate(orders):
         asks = ~order.text & (order.index >= first)
         names = np.stack([order.documents[asks], order.images[asks]], axis=1)
