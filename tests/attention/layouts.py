@@ -13,7 +13,7 @@ from triptych.attention.blocks import plan_blocks
 from triptych.attention.intervals import plan_intervals
 from triptych.attention.kernels.blocked import blocked_attention
 from triptych.attention.kernels.dense import dense_attention
-from triptych.attention.kernels.flex import flex_spans
+from triptych.attention.kernels.flex import FlexSpans
 from triptych.attention.kernels.native import has_native, native_attention
 from triptych.attention.kernels.packed import packed_attention
 from triptych.attention.kernels.reference import reference_attention
@@ -118,7 +118,7 @@ def run(kernel: str, rule: Rule, case: Case, query: Tensor, key: Tensor, value: 
     from triptych.attention.packing import pack
 
     packed = pack(rule, orders, case.kinds.shape[1], case.queries, query.device)
-    by_spans = flex_spans if kernel == "flex" else None
+    by_spans = FlexSpans() if kernel == "flex" else None
     return packed_attention(rule, query, key, value, packed, SCALE, by_spans)
 
 

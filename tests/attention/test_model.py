@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from triptych.attention import (
     make_rule,
     register_attention,
 )
+from triptych.attention.kernels import flex
 from triptych.errors import RecipeError, SpanError
 from triptych.model import TriptychForConditionalGeneration
 from triptych.model.build import initialise
@@ -102,6 +104,31 @@ def test_every_rule_and_kernel_equals_the_oracle(
         wanted = results(model, batch)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_flex_where_it_is_asked_for_equals_the_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_FLEX", "1")
+    made = count_calls(monkeypatch, flex, "_make_mask")
+    model, processor = make("llama", "mmca", "self")
+    batch = inputs(processor, LONG, SHORT, TEXT)
+    found = model(**batch).logits[batch["attention_mask"].bool()]
+    with computed_by_the_oracle("mmca", "self"):
+        wanted = model(**batch).logits[batch["attention_mask"].bool()]
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+    assert 1 <= len(made) <= 2, "masks are made once for all layers"
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list[str]:
+    calls: list[str] = []
+    inner = vars(module)[name]
+
+    def counted(*args: Any) -> Any:
+        calls.append(name)
+        return inner(*args)
+
+    monkeypatch.setattr(module, name, counted)
+    return calls
 
 
 def results(model: TriptychForConditionalGeneration, batch: Inputs) -> list[Tensor]:

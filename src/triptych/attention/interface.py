@@ -7,7 +7,6 @@ implementation has that name passes the forward arguments ``token_kinds``, ``doc
 Shape suffixes: B batch, H heads, Hk key heads, Q queries, K keys, D head width.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -118,29 +117,25 @@ def attention_forward(
     if layout.plain:
         out, _ = sdpa_attention_forward(module, query, key, value, None, scaling=scale)
         return out, None
-    kernel = _choose(layout, query)
-    return kernel(query, key, value, scale).transpose(1, 2), None
+    return _attend(layout, query, key, value, scale).transpose(1, 2), None
 
 
-def _choose(
-    layout: AttentionLayout, query: Tensor
-) -> Callable[[Tensor, Tensor, Tensor, float], Tensor]:
-    """The kernel that costs least where it can run."""
+def _attend(
+    layout: AttentionLayout, query: Tensor, key: Tensor, value: Tensor, scale: float
+) -> Tensor:
+    """Attention (B, H, Q, D) by the kernel that costs least where it can run."""
     if layout.masks is not None:
-        masks = layout.masks
-        return lambda query, key, value, scale: dense_attention(query, key, value, masks, scale)
-    packed = layout.packed
-    if packed is None:
+        return dense_attention(query, key, value, layout.masks, scale)
+    if layout.packed is None:
         raise RecipeError("an attention layout for few queries was given to many")
-    eager_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
-    if eager_cpu and query.dtype == torch.float32 and has_native():
-        spans = layout.intervals
-        return lambda query, key, value, scale: native_attention(query, key, value, spans, scale)
-    if eager_cpu and query.dtype in _BLOCK_TYPES and layout.prefers_blocks:
-        blocks = layout.blocks
-        return lambda query, key, value, scale: blocked_attention(query, key, value, blocks, scale)
-    rule = layout.rule
-    return lambda query, key, value, scale: packed_attention(rule, query, key, value, packed, scale)
+    eager = not torch.compiler.is_compiling()
+    flex = layout.flex if eager and (query.is_cuda or not torch.is_grad_enabled()) else None
+    if eager and query.device.type == "cpu" and flex is None:
+        if query.dtype == torch.float32 and has_native():
+            return native_attention(query, key, value, layout.intervals, scale)
+        if query.dtype in _BLOCK_TYPES and layout.prefers_blocks:
+            return blocked_attention(query, key, value, layout.blocks, scale)
+    return packed_attention(layout.rule, query, key, value, layout.packed, scale, flex)
 
 
 def _check(

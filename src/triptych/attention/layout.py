@@ -15,6 +15,7 @@ from torch import Tensor
 
 from triptych.attention.blocks import Block, plan_blocks
 from triptych.attention.intervals import Intervals, plan_intervals
+from triptych.attention.kernels.flex import FlexSpans, wants_flex
 from triptych.attention.order import RowOrder, order_rows
 from triptych.attention.packing import Packed, pack
 from triptych.attention.rules import Kind, Rule, Tokens, make_tokens
@@ -52,6 +53,11 @@ class AttentionLayout:
     def keys(self) -> int:
         """Number of keys of each row."""
         return self.tokens.kinds.shape[1]
+
+    @cached_property
+    def flex(self) -> FlexSpans | None:
+        """FlexAttention, where it is asked for."""
+        return FlexSpans() if wants_flex() else None
 
     @cached_property
     def intervals(self) -> Intervals:
