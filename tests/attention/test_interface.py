@@ -93,6 +93,19 @@ def test_keys_in_another_order_than_their_places() -> None:
     torch.testing.assert_close(text, whole[:, order[3:]], atol=1e-6, rtol=1e-5)
 
 
+def test_values_may_be_narrower_than_keys() -> None:
+    """As in multi-head latent attention; the kernels for a CPU want one width."""
+    layout = layout_of([TEXT] * 5 + [IMAGE] * 4 + [TEXT] * 3)
+    query, key, value = (torch.randn(1, 2, 12, width) for width in (4, 4, 3))
+    module = torch.nn.Module()
+    padded = torch.nn.functional.pad(value, (0, 1))
+    narrow, wide = (
+        attention_forward(MMCA, module, query, key, one, None, attention_layout=layout)[0]
+        for one in (value, padded)
+    )
+    torch.testing.assert_close(narrow, wide[..., :3], atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

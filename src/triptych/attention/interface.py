@@ -130,7 +130,8 @@ def _attend(
         raise RecipeError("an attention layout for few queries was given to many")
     eager = not torch.compiler.is_compiling()
     flex = layout.flex if eager and (query.is_cuda or not torch.is_grad_enabled()) else None
-    if eager and query.device.type == "cpu" and flex is None:
+    alike = query.shape[-1] == value.shape[-1]
+    if eager and query.device.type == "cpu" and alike and flex is None:
         if query.dtype == torch.float32 and has_native():
             return native_attention(query, key, value, layout.intervals, scale)
         if query.dtype in _BLOCK_TYPES and layout.prefers_blocks:

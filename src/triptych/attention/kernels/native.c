@@ -389,7 +389,7 @@ i64 scratch_size(i64 width, int backward, int gathers) {
 
 void forward(const Job *job) {
   i64 tasks = job->block_count * job->heads;
-#pragma omp parallel for num_threads(job->threads) schedule(static)
+#pragma omp parallel for num_threads(job->threads) schedule(dynamic)
   for (i64 task = 0; task < tasks; task++)
     forward_block(job, &job->blocks[task % job->block_count], task / job->block_count,
                   job->scratch + omp_get_thread_num() * job->scratch_size);
@@ -399,7 +399,7 @@ void forward(const Job *job) {
  * query heads. A task owns all that goes to one of them. */
 void backward(const Job *job) {
   i64 share = job->heads / job->grad_heads, tasks = job->batch * job->grad_heads;
-#pragma omp parallel for num_threads(job->threads) schedule(static)
+#pragma omp parallel for num_threads(job->threads) schedule(dynamic)
   for (i64 task = 0; task < tasks; task++) {
     i64 row = task / job->grad_heads, first = task % job->grad_heads * share;
     float *scratch = job->scratch + omp_get_thread_num() * job->scratch_size;
