@@ -28,7 +28,7 @@ RULES = [
 ]
 needs_native = pytest.mark.skipif(not has_native(), reason="no C compiler for native.c")
 NATIVE = pytest.param("native", marks=needs_native)
-KERNELS = ["reference", "dense", "packed", "blocked", "whole", NATIVE]
+KERNELS = ["reference", "dense", "packed", "blocked", NATIVE]
 SCALE = 0.3
 
 
@@ -111,9 +111,9 @@ def run(kernel: str, rule: Rule, case: Case, query: Tensor, key: Tensor, value: 
     if kernel == "native":
         intervals = plan_intervals(rule, orders, case.kinds.shape[1], case.queries)
         return native_attention(query, key, value, intervals, SCALE)
-    if kernel in ("blocked", "whole"):
-        first, whole = case.kinds.shape[1] - case.queries, kernel == "whole"
-        plans = [plan_blocks(rule, order, first, whole=whole) for order in orders]
+    if kernel == "blocked":
+        first = case.kinds.shape[1] - case.queries
+        plans = [plan_blocks(rule, order, first) for order in orders]
         return blocked_attention(query, key, value, plans, SCALE)
     from triptych.attention.packing import pack
 

@@ -16,7 +16,6 @@ JOINED_KEYS = 384
 LONG_SPAN = 128
 BLOCK_ROWS = 128
 LONGEST_BLOCK = 256
-WHOLE_KEYS = 2048
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Piece:
     Attributes:
         start: first row of the block.
         stop: row of the block after the last.
-        keys: spans of keys, at most ``TILE_KEYS`` or ``WHOLE_KEYS`` of them.
+        keys: spans of keys, at most ``TILE_KEYS`` of them.
     """
 
     start: int
@@ -45,7 +44,6 @@ class Block:
         image: what they see in the image group.
         keeps_value: their own value is added (image rows that see themselves).
         owns_images: the keys of ``image`` are the rows themselves, which see their whole image.
-        whole: all text of a document that asks, made one block to save calls.
     """
 
     rows: tuple[Span, ...]
@@ -54,7 +52,6 @@ class Block:
     image: tuple[Piece, ...]
     keeps_value: bool = False
     owns_images: bool = False
-    whole: bool = False
 
     @property
     def size(self) -> int:
@@ -87,13 +84,8 @@ class _Pending:
     """Text runs that wait to become a block."""
 
     seen: _Seen
-    whole: bool
     rows: list[Span] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
-
-    def full(self, size: int) -> bool:
-        """Whether the block has ``size`` rows or more, and may not grow without limit."""
-        return not self.whole and width(self.rows) >= size
 
     def flush(self) -> list[Block]:
         """Make the block, and start anew behind its text."""
@@ -104,7 +96,6 @@ class _Pending:
             True,
             tuple(_pieces(width(self.rows), tiles(self.seen.text))),
             tuple(self._image_pieces()),
-            whole=self.whole,
         )
         self.seen.text += self.rows
         self.rows, self.images = [], []
@@ -115,43 +106,35 @@ class _Pending:
         start, before, size = 0, 0, width(self.rows)
         for span, count in zip(self.rows, self.images, strict=True):
             stop = start + span[1] - span[0]
-            if self.whole:
-                keys = cut(self.seen.image, 0, count)
-                yield from (Piece(start, stop, tile) for tile in tiles(keys, WHOLE_KEYS))
-            else:
-                keys = cut(self.seen.image, before, count)
-                yield from (Piece(start, size, tile) for tile in tiles(keys))
+            keys = cut(self.seen.image, before, count)
+            yield from (Piece(start, size, tile) for tile in tiles(keys))
             start, before = stop, count
 
 
-def plan_blocks(
-    rule: Rule, order: RowOrder, first_query: int, *, whole: bool = False
-) -> tuple[Block, ...]:
+def plan_blocks(rule: Rule, order: RowOrder, first_query: int) -> tuple[Block, ...]:
     """Cut what the queries of a row see into blocks; together they are exactly the rule.
 
     Args:
         rule: the attention rule.
         order: the tokens of the row.
         first_query: keys from this one on are queries.
-        whole: whether the text of a document is one block, however long: few calls, but its rows
-            are copied to stand side by side.
     """
     blocks: list[Block] = []
     seen = _Seen()
-    pending = _Pending(seen, whole)
+    pending = _Pending(seen)
     document: int | None = None
     for run in find_runs(order, first_query):
         if run.document != document:
             blocks += pending.flush()
             seen = _Seen()
-            pending, document = _Pending(seen, whole), run.document
+            pending, document = _Pending(seen), run.document
         if run.text and run.asks:
-            for span in [run.span] if whole else _split(run.span, LONGEST_BLOCK):
-                if pending.full(LONGEST_BLOCK - width([span]) + 1):
+            for span in _split(run.span, LONGEST_BLOCK):
+                if width([*pending.rows, span]) > LONGEST_BLOCK:
                     blocks += pending.flush()
                 pending.rows.append(span)
                 pending.images.append(width(seen.image))
-                if pending.full(BLOCK_ROWS):
+                if width(pending.rows) >= BLOCK_ROWS:
                     blocks += pending.flush()
         elif run.text:
             blocks += pending.flush()
@@ -205,18 +188,15 @@ def cut(spans: Iterable[Span], start: int, stop: int) -> list[Span]:
     return found
 
 
-def tiles(spans: Iterable[Span], whole: int = 0) -> list[tuple[Span, ...]]:
+def tiles(spans: Iterable[Span]) -> list[tuple[Span, ...]]:
     """Cut spans into tiles of at most ``TILE_KEYS`` tokens.
 
     Only spans shorter than ``LONG_SPAN`` share a tile, of at most ``JOINED_KEYS`` tokens: to join
-    spans is to copy them. All share one where there are at most ``whole`` tokens.
+    spans is to copy them.
     """
-    joined = _joined(spans)
-    if 0 < width(joined) <= whole:
-        return [tuple(joined)]
     found: list[tuple[Span, ...]] = []
     tile: tuple[Span, ...] = ()
-    for part in (part for span in joined for part in _split(span, TILE_KEYS)):
+    for part in (part for span in _joined(spans) for part in _split(span, TILE_KEYS)):
         sizes = [stop - start for start, stop in (*tile, part)]
         if tile and (sum(sizes) > JOINED_KEYS or max(sizes[0], sizes[-1]) >= LONG_SPAN):
             found.append(tile)

@@ -6,7 +6,6 @@ the same one and no module holds state.
 Shape suffixes: B batch, K keys.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,8 +22,6 @@ from triptych.errors import SpanError
 
 _FEW_QUERIES = 8
 _PAIRS_OF_A_CALL = 2000
-_PAIRS_OF_A_BLOCK_CALL = 4000
-_CLEARLY_FASTER = 0.65
 
 
 @dataclass(frozen=True)
@@ -66,21 +63,9 @@ class AttentionLayout:
 
     @cached_property
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
-        """The rectangles of each row; see ``plan_blocks``.
-
-        Short blocks need no more memory than causal attention. They are taken where they are
-        clearly faster than it too; elsewhere, where text is long and images are small, few calls
-        count for more.
-        """
+        """The rectangles of each row; see ``plan_blocks``."""
         first = self.keys - self.queries
-        rows = []
-        for order in self.orders:
-            blocks = plan_blocks(self.rule, order, first)
-            causal = len(order.index) ** 2 // 2 - first**2 // 2
-            if _cost(blocks) > _CLEARLY_FASTER * causal:
-                blocks = plan_blocks(self.rule, order, first, whole=True)
-            rows.append(blocks)
-        return tuple(rows)
+        return tuple(plan_blocks(self.rule, order, first) for order in self.orders)
 
     @cached_property
     def prefers_blocks(self) -> bool:
@@ -98,12 +83,6 @@ class AttentionLayout:
         if self.rule.images_read_text:
             masked += packed.image_queries.shape[1] * text * 3 // 2
         return pairs + calls * _PAIRS_OF_A_CALL < len(self.orders) * masked + 2 * _PAIRS_OF_A_CALL
-
-
-def _cost(blocks: Sequence[Block]) -> int:
-    """The cost of blocks in pairs of a query and a key."""
-    calls = sum(block.calls for block in blocks)
-    return sum(block.pairs for block in blocks) + _PAIRS_OF_A_BLOCK_CALL * calls
 
 
 def plan_attention(

@@ -1,4 +1,4 @@
-"""The fast path for long sequences on a CPU: fused attention over rectangles, no mask, few copies.
+"""The fast path on a CPU without the compiled kernel: fused attention over rectangles, no mask.
 
 Heads are worked on a few at a time, so that what is held beside inputs and outputs stays about
 as small as the buffers of one fused call.
@@ -30,7 +30,6 @@ from triptych.attention.kernels.joining import (
 from triptych.attention.order import Span
 
 _BUDGET_BYTES = 1 << 21
-_WHOLE_BUDGET_BYTES = 1 << 25
 _KEPT_SHARE = 8
 
 
@@ -291,5 +290,4 @@ def _heads_at_once(query: Tensor, key: Tensor, blocks: Sequence[Block]) -> int:
     keys = max((sum(b - a for a, b in piece.keys) for piece in pieces), default=0)
     head = (4 * share * rows + 2 * keys) * query.shape[-1] * query.element_size()
     unit = -(-torch.get_num_threads() // share)
-    budget = _WHOLE_BUDGET_BYTES if any(block.whole for block in blocks) else _BUDGET_BYTES
-    return max(budget // head // unit, 1) * unit
+    return max(_BUDGET_BYTES // head // unit, 1) * unit
