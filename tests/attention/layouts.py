@@ -107,17 +107,17 @@ def run(kernel: str, rule: Rule, case: Case, query: Tensor, key: Tensor, value: 
         return reference_attention(query, key, value, masks, SCALE)
     if kernel == "dense":
         return dense_attention(query, key, value, masks, SCALE)
-    orders = order_rows(rule, layout.tokens)
+    order = order_rows(rule, layout.tokens)
     if kernel == "native":
-        intervals = plan_intervals(rule, orders, case.kinds.shape[1], case.queries)
+        intervals = plan_intervals(rule, order, case.kinds.shape[1], case.queries)
         return native_attention(query, key, value, intervals, SCALE)
     if kernel == "blocked":
         first = case.kinds.shape[1] - case.queries
-        plans = [plan_blocks(rule, order, first) for order in orders]
+        plans = [plan_blocks(rule, order.row(row), first) for row in range(len(order))]
         return blocked_attention(query, key, value, plans, SCALE)
     from triptych.attention.packing import pack
 
-    packed = pack(rule, orders, case.kinds.shape[1], case.queries, query.device)
+    packed = pack(rule, order, case.kinds.shape[1], case.queries, query.device)
     by_spans = FlexSpans() if kernel == "flex" else None
     return packed_attention(rule, query, key, value, packed, SCALE, by_spans)
 

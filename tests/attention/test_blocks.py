@@ -64,8 +64,9 @@ def test_blocks_meet_each_visible_pair_once(
     with pytest.MonkeyPatch.context() as patch:
         for name, limit in zip(names, limits, strict=True):
             patch.setattr(sizes, name, limit)
-        for row, order in enumerate(order_rows(rule, plan(rule, case).tokens)):
-            blocks = plan_blocks(rule, order, first)
+        order = order_rows(rule, plan(rule, case).tokens)
+        for row in range(len(order)):
+            blocks = plan_blocks(rule, order.row(row), first)
             assert torch.equal(paint(blocks, case.kinds.shape[1]), allowed(rule, case, row))
 
 
@@ -94,8 +95,8 @@ def test_intervals_meet_each_visible_pair_once(
             ("BLOCK", "TILE", "_SHORT_RUN", "_WASTED_PAIRS"), limits, strict=True
         ):
             patch.setattr(intervals, name, limit)
-        orders = order_rows(rule, plan(rule, case).tokens)
-        plans = plan_intervals(rule, orders, keys, case.queries)
+        order = order_rows(rule, plan(rule, case).tokens)
+        plans = plan_intervals(rule, order, keys, case.queries)
     for row in range(len(case.kinds)):
         met = paint_intervals(plans, row, first, keys, limits)
         assert torch.equal(met, allowed(rule, case, row))
@@ -151,7 +152,7 @@ def test_eight_images_need_few_calls_and_few_pairs() -> None:
     kinds = torch.tensor([[1] * 28 + ([2] * 576 + [1] * 28) * 8 + [1] * 4])
     rule = make_rule("mmca")
     tokens = plan(rule, Case(kinds, kinds * 0, kinds * 0, kinds.shape[1], 1, 1)).tokens
-    blocks = plan_blocks(rule, order_rows(rule, tokens)[0], 0)
+    blocks = plan_blocks(rule, order_rows(rule, tokens).row(0), 0)
     pairs = sum(block.pairs for block in blocks)
     assert pairs < 0.055 * kinds.shape[1] ** 2 / 2
     assert sum(block.calls for block in blocks) <= 16

@@ -4,12 +4,12 @@ The keys of a row are sorted by group (text, images) and place; then what a quer
 is one interval of them. This is what the compiled kernel reads.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from triptych.attention.order import Ints, RowOrder
+from triptych.attention.order import BatchOrder, Ints, starts_anew
 from triptych.attention.rules import Rule
 
 BLOCK = 64
@@ -44,110 +44,117 @@ class Intervals:
     filled: bool
 
 
-def plan_intervals(rule: Rule, orders: Sequence[RowOrder], keys: int, queries: int) -> Intervals:
+def plan_intervals(rule: Rule, order: BatchOrder, keys: int, queries: int) -> Intervals:
     """Work out the intervals of a batch whose last ``queries`` of ``keys`` tokens ask."""
-    asked: list[Ints] = []
-    blocks: list[tuple[int, ...]] = []
-    tiles: list[tuple[int, int, int]] = []
-    places: list[Ints] = []
-    row_blocks = [0]
-    for row, order in enumerate(orders):
-        tile_bounds, key_begins = [len(tiles)], []
-        for text in (True, False):
-            key_begins.append(sum(map(len, places)))
-            places.append(order.index[order.text == text])
-            tiles += _tiles(places[-1])
-            tile_bounds.append(len(tiles))
-        begin = sum(map(len, asked))
-        asking, cuts = _queries(rule, order, keys - queries)
-        asked.append(asking)
-        blocks += [
-            (row, begin + start, begin + stop, *tile_bounds[:2], *tile_bounds[1:], *key_begins)
-            for start, stop in cuts
-        ]
-        row_blocks.append(len(blocks))
+    chosen = np.flatnonzero(order.index >= keys - queries)
+    chosen = chosen[np.lexsort((~order.text[chosen], order.rows[chosen]))]
+    table = _queries(rule, order, keys - queries)[chosen]
+    names = order.rows[chosen], order.text[chosen], order.documents[chosen]
+    cuts = _cut(np.cumsum(starts_anew(*names)), table[:, 4])
+    rows = names[0][cuts[:, 0]]
+    by_group = np.lexsort((~order.text, order.rows))
+    places, owners = order.index[by_group], (2 * order.rows + ~order.text)[by_group]
+    groups = np.arange(2 * len(order) + 1)
+    key_bounds = np.searchsorted(owners, groups)
+    tiles = np.array([*_tiles(places, owners)], np.int64).reshape(-1, 4)
+    bounds = np.searchsorted(tiles[:, 0], groups)
+    tiles[:, 1:3] -= key_bounds[tiles[:, :1]]
+    pair = 2 * rows[:, None] + np.arange(2)
+    blocks = [rows[:, None], cuts, bounds[pair], bounds[pair + 1], key_bounds[pair]]
     return Intervals(
-        np.concatenate(asked),
-        np.array(blocks, np.int64).reshape(-1, 9),
-        np.array(row_blocks, np.int64),
-        np.array(tiles, np.int64).reshape(-1, 3),
-        np.concatenate(places),
-        any(first < 0 for _, _, first in tiles),
-        sum(map(len, asked)) == len(orders) * queries,
+        table,
+        np.concatenate(blocks, axis=1),
+        np.searchsorted(rows, np.arange(len(order) + 1)),
+        np.ascontiguousarray(tiles[:, 1:]),
+        places,
+        bool((tiles[:, 3] < 0).any()),
+        len(chosen) == len(order) * queries,
     )
 
 
-def _queries(rule: Rule, order: RowOrder, first: int) -> tuple[Ints, list[tuple[int, int]]]:
-    """The queries of a row, text before images, and where to cut them into blocks."""
+def _queries(rule: Rule, order: BatchOrder, first: int) -> Ints:
+    """Every token as a query (N, 6), see ``Intervals``."""
     sees = np.stack([*order.count(True), *order.count(False)], axis=1)
     own = np.full(len(order.index), -1)
     image = ~order.text
     if not rule.images_read_text:
         sees[image, :2] = 0
     if rule.image_scope == "image":
-        sees[image, 2:] = _own_images(order)
+        sees[image, 2:] = _own_images(order, sees[image, 3])
     else:
         sees[image, 2:] = 0
         own[image] = order.index[image]
-    table = np.column_stack([order.index - first, sees[:, [0, 2, 1, 3]], own])
-    asks = order.index >= first
-    chosen = [np.flatnonzero(asks & order.text), np.flatnonzero(asks & image)]
-    cuts: list[tuple[int, int]] = []
-    for found in chosen:
-        if len(found):
-            cuts += _cut(order.documents[found], sees[found, 3], cuts[-1][1] if cuts else 0)
-    return table[np.concatenate(chosen)], cuts
+    return np.column_stack([order.index - first, sees[:, [0, 2, 1, 3]], own])
 
 
-def _own_images(order: RowOrder) -> Ints:
-    """For each visual token, [start, stop) of its image among the visual tokens."""
-    names = np.stack([order.documents, order.images])[:, ~order.text]
-    starts = np.flatnonzero((np.diff(names, prepend=names[:, :1] - 1) != 0).any(0))
-    lengths = np.diff(starts, append=names.shape[1])
-    return np.stack([np.repeat(starts, lengths), np.repeat(starts + lengths, lengths)], axis=1)
+def _own_images(order: BatchOrder, stops: Ints) -> Ints:
+    """For each visual token, [start, stop) of its image among the visual tokens of its row.
 
-
-def _cut(documents: Ints, images: Ints, offset: int = 0) -> list[tuple[int, int]]:
-    """Cut queries into blocks of one document each, whose rows see about the same images.
-
-    ``images`` counts the visual tokens that each query sees.
+    ``stops`` counts those up to each.
     """
-    changes = (np.diff(documents) != 0) | (np.diff(images) != 0)
-    bounds = np.concatenate([[0], np.flatnonzero(changes) + 1])
-    found, start = [], 0
-    for run, stop in zip(bounds.tolist(), [*bounds[1:].tolist(), len(documents)], strict=True):
+    image = ~order.text
+    starts = np.flatnonzero(
+        starts_anew(order.rows[image], order.documents[image], order.images[image])
+    )
+    lengths = np.diff(starts, append=len(stops))
+    begins = np.repeat(stops[starts] - 1, lengths)
+    return np.stack([begins, begins + np.repeat(lengths, lengths)], axis=1)
+
+
+def _cut(names: Ints, images: Ints) -> Ints:
+    """Cut queries into blocks of one name each, whose rows see about the same images.
+
+    Args:
+        names: (N,), of the row, kind and document of each query.
+        images: (N,), how many visual tokens each query sees.
+
+    Returns:
+        (blocks, 2): begin and end of each.
+    """
+    bounds = np.flatnonzero(starts_anew(names, images)).tolist()
+    found: list[tuple[int, int]] = []
+    start = 0
+    for run, stop in zip(bounds, [*bounds[1:], len(names)], strict=False):
         wasted = (run - start) * int(images[run] - images[start])
-        if run > start and (documents[run] != documents[start] or wasted > _WASTED_PAIRS):
+        if run > start and (names[run] != names[start] or wasted > _WASTED_PAIRS):
             found.append((start, run))
             start = run
         while stop - start >= BLOCK:
             found.append((start, start + BLOCK))
             start += BLOCK
-    if start < len(documents):
-        found.append((start, len(documents)))
-    return [(offset + begin, offset + end) for begin, end in found]
+    if start < len(names):
+        found.append((start, len(names)))
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
-def _tiles(places: Ints) -> Iterator[tuple[int, int, int]]:
-    """Cut sorted keys into tiles; short runs of keys that stand side by side share one."""
-    if not len(places):
-        return
-    begins = np.flatnonzero(np.diff(places, prepend=places[:1] - 2) != 1)
-    waiting: tuple[int, int] | None = None
-    for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(places)], strict=True):
+def _tiles(places: Ints, owners: Ints) -> Iterator[tuple[int, int, int, int]]:
+    """Cut sorted keys into tiles; short runs of keys that stand side by side share one.
+
+    Args:
+        places: (N,), of the keys.
+        owners: (N,), the row and group of each.
+
+    Yields:
+        Owner, start, stop, and the first key's place or -1.
+    """
+    bounds = np.flatnonzero(starts_anew(owners, places - np.arange(len(places)))).tolist()
+    names = owners[bounds].tolist()
+    waiting: tuple[int, int, int] | None = None
+    for name, begin, end in zip(names, bounds, [*bounds[1:], len(places)], strict=False):
         short = end - begin < min(_SHORT_RUN, TILE)
-        if waiting and (not short or end - waiting[0] > TILE):
-            yield _tile(places, *waiting)
+        if waiting and (not short or name != waiting[0] or end - waiting[1] > TILE):
+            yield (*waiting, _first(places, *waiting[1:]))
             waiting = None
         if short:
-            waiting = (waiting[0] if waiting else begin, end)
+            waiting = (name, waiting[1] if waiting else begin, end)
             continue
         for start in range(begin, end, TILE):
-            yield _tile(places, start, min(start + TILE, end))
+            yield name, start, min(start + TILE, end), int(places[start])
     if waiting:
-        yield _tile(places, *waiting)
+        yield (*waiting, _first(places, *waiting[1:]))
 
 
-def _tile(places: Ints, start: int, stop: int) -> tuple[int, int, int]:
+def _first(places: Ints, start: int, stop: int) -> int:
+    """The first key's place, or -1 where the keys do not stand side by side."""
     together = places[stop - 1] - places[start] == stop - 1 - start
-    return start, stop, int(places[start]) if together else -1
+    return int(places[start]) if together else -1

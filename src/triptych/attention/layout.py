@@ -15,7 +15,7 @@ from torch import Tensor
 from triptych.attention.blocks import Block, plan_blocks
 from triptych.attention.intervals import Intervals, plan_intervals
 from triptych.attention.kernels.flex import FlexSpans, wants_flex
-from triptych.attention.order import RowOrder, order_rows
+from triptych.attention.order import BatchOrder, order_rows
 from triptych.attention.packing import Packed, pack
 from triptych.attention.rules import Kind, Rule, Tokens, make_tokens
 from triptych.errors import SpanError
@@ -35,7 +35,7 @@ class AttentionLayout:
         plain: all tokens are text of one document, and plain causal attention is the rule.
         masks: bool (groups, B, Q, K) when few queries ask over a cache, else None.
         packed: the batch by kind, when neither ``plain`` nor ``masks`` serves.
-        orders: the tokens of each row in order; empty when not needed.
+        order: the tokens of each row in order, beside ``packed``.
     """
 
     rule: Rule
@@ -44,12 +44,18 @@ class AttentionLayout:
     plain: bool
     masks: Tensor | None
     packed: Packed | None
-    orders: tuple[RowOrder, ...]
+    order: BatchOrder | None
 
     @property
     def keys(self) -> int:
         """Number of keys of each row."""
         return self.tokens.kinds.shape[1]
+
+    @property
+    def _ordered(self) -> BatchOrder:
+        if self.order is None:
+            raise SpanError("a layout that is plain or has masks has no order")
+        return self.order
 
     @cached_property
     def flex(self) -> FlexSpans | None:
@@ -59,13 +65,15 @@ class AttentionLayout:
     @cached_property
     def intervals(self) -> Intervals:
         """The interval of sorted keys that each query sees; see ``plan_intervals``."""
-        return plan_intervals(self.rule, self.orders, self.keys, self.queries)
+        return plan_intervals(self.rule, self._ordered, self.keys, self.queries)
 
     @cached_property
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
         """The rectangles of each row; see ``plan_blocks``."""
         first = self.keys - self.queries
-        return tuple(plan_blocks(self.rule, order, first) for order in self.orders)
+        order = self._ordered
+        rows = (order.row(row) for row in range(len(order)))
+        return tuple(plan_blocks(self.rule, row, first) for row in rows)
 
     @cached_property
     def prefers_blocks(self) -> bool:
@@ -82,7 +90,7 @@ class AttentionLayout:
         )
         if self.rule.images_read_text:
             masked += packed.image_queries.shape[1] * text * 3 // 2
-        return pairs + calls * _PAIRS_OF_A_CALL < len(self.orders) * masked + 2 * _PAIRS_OF_A_CALL
+        return pairs + calls * _PAIRS_OF_A_CALL < len(self.blocks) * masked + 2 * _PAIRS_OF_A_CALL
 
 
 def plan_attention(
@@ -124,10 +132,10 @@ def plan_attention(
     if not plain and queries <= _FEW_QUERIES and queries < keys:
         masks = rule.masks(tokens, queries)
     if plain or masks is not None:
-        return AttentionLayout(rule, tokens, queries, plain, masks, None, ())
-    orders = order_rows(rule, tokens)
-    packed = pack(rule, orders, keys, queries, token_kinds.device)
-    return AttentionLayout(rule, tokens, queries, plain, masks, packed, orders)
+        return AttentionLayout(rule, tokens, queries, plain, masks, None, None)
+    order = order_rows(rule, tokens)
+    packed = pack(rule, order, keys, queries, token_kinds.device)
+    return AttentionLayout(rule, tokens, queries, plain, masks, packed, order)
 
 
 def _check_whole_images(tokens: Tokens, queries: int) -> None:

@@ -4,14 +4,13 @@ Shape suffixes: B batch, K keys, N text queries, M text keys, V visual tokens (k
 tokens (queries), I images, L tokens of an image.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.attention.order import Ints, RowOrder
+from triptych.attention.order import BatchOrder, Bools, Ints
 from triptych.attention.rules import Rule
 
 
@@ -45,78 +44,51 @@ class Packed:
     filled: bool
 
 
-def pack(
-    rule: Rule, orders: Sequence[RowOrder], keys: int, queries: int, device: torch.device
-) -> Packed:
+def pack(rule: Rule, order: BatchOrder, keys: int, queries: int, device: torch.device) -> Packed:
     """Sort a batch whose last ``queries`` of ``keys`` tokens ask."""
     first = keys - queries
-    text = [_select(order, first, text=True) for order in orders]
-    image = [_select(order, first, text=False) for order in orders]
-    none = np.zeros((0, 2), np.int64)
-    reads = rule.images_read_text
+    text = order.text
+    asks = order.index >= first
+    sees_text, sees_image = (np.stack(order.count(one), axis=1) for one in (True, False))
+    reads = asks & ~text & rule.images_read_text
     stacked = {
-        "text_queries": _stack([row.queries for row in text], -1),
-        "text_keys": _stack([row.keys for row in text], -1),
-        "text_spans": _stack([row.sees_text for row in text], 0),
-        "image_keys": _stack([row.keys for row in image], -1),
-        "image_spans": _stack([row.sees_image for row in text], 0),
-        "image_queries": _stack([row.queries for row in image], -1),
-        "image_text_spans": _stack([row.sees_text if reads else none for row in image], 0),
-        "images": _stack(_images(rule, orders, keys, first), -1),
+        "text_queries": _stack(order, text & asks, order.index - first, -1),
+        "text_keys": _stack(order, text, order.index, -1),
+        "text_spans": _stack(order, text & asks, sees_text, 0),
+        "image_keys": _stack(order, ~text, order.index, -1),
+        "image_spans": _stack(order, text & asks, sees_image, 0),
+        "image_queries": _stack(order, ~text & asks, order.index - first, -1),
+        "image_text_spans": _stack(order, reads, sees_text, 0),
+        "images": _images(rule, order, keys, first),
     }
-    causal = all(
-        len(row.queries) == len(row.keys)
-        and np.array_equal(row.sees_text[:, 0], np.zeros(len(row.keys)))
-        for row in text
-    )
-    asking = sum(len(row.queries) for row in (*text, *image))
+    causal = bool(asks[text].all()) and not sees_text[text & asks, 0].any()
     return Packed(
         **{name: torch.from_numpy(array).to(device) for name, array in stacked.items()},
         causal=causal,
-        filled=asking == len(orders) * queries,
+        filled=int(asks.sum()) == len(order) * queries,
     )
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """The tokens of one kind of a row: keys, queries, and what the queries see."""
-
-    keys: Ints
-    queries: Ints
-    sees_text: Ints
-    sees_image: Ints
-
-
-def _select(order: RowOrder, first: int, *, text: bool) -> _Kind:
-    chosen = order.text == text
-    asks = chosen & (order.index >= first)
-    return _Kind(
-        order.index[chosen],
-        order.index[asks] - first,
-        np.stack(order.count(True), axis=1)[asks],
-        np.stack(order.count(False), axis=1)[asks],
-    )
-
-
-def _images(rule: Rule, orders: Sequence[RowOrder], keys: int, first: int) -> list[Ints]:
+def _images(rule: Rule, order: BatchOrder, keys: int, first: int) -> Ints:
     """Tokens of each image that asks, among all keys of the batch; none where none is needed."""
     found: list[Ints] = []
-    if rule.image_scope != "image":
-        return found
-    for row, order in enumerate(orders):
-        asks = ~order.text & (order.index >= first)
-        names = np.stack([order.documents[asks], order.images[asks]], axis=1)
-        for document, image in np.unique(names, axis=0):
-            own = asks & (order.documents == document) & (order.images == image)
-            found.append(order.index[own] + row * keys)
-    return found
+    asks = ~order.text & (order.index >= first)
+    if rule.image_scope == "image" and asks.any():
+        names = np.stack([order.rows, order.documents, order.images])[:, asks]
+        places = (order.rows * keys + order.index)[asks]
+        images, own = np.unique(names, axis=1, return_inverse=True)
+        found = [places[own == image] for image in range(images.shape[1])]
+    stacked = np.full((len(found), max(map(len, found), default=0)), -1, np.int64)
+    for target, one in zip(stacked, found, strict=True):
+        target[: len(one)] = one
+    return stacked
 
 
-def _stack(rows: Sequence[Ints], fill: int) -> Ints:
-    """Stack arrays of unequal length, filled up at the end."""
-    longest = max((len(row) for row in rows), default=0)
-    shape = (len(rows), longest, *(rows[0].shape[1:] if rows else ()))
-    stacked = np.full(shape, fill, np.int64)
-    for target, row in zip(stacked, rows, strict=True):
-        target[: len(row)] = row
+def _stack(order: BatchOrder, chosen: Bools, values: Ints, fill: int) -> Ints:
+    """The values (N, ...) of chosen tokens row by row, filled up at the end: (B, longest, ...)."""
+    rows = order.rows[chosen]
+    lengths = np.bincount(rows, minlength=len(order))
+    slots = np.arange(len(rows)) - (np.cumsum(lengths) - lengths)[rows]
+    stacked = np.full((len(order), lengths.max(initial=0), *values.shape[1:]), fill, np.int64)
+    stacked[rows, slots] = values[chosen]
     return stacked
