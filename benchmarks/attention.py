@@ -50,9 +50,9 @@ class Row:
     mode: str
     causal_ms: float
     mmca_ms: float
-    dense_ms: float
+    dense_ms: float | None
     ratio: float
-    dense_ratio: float
+    dense_ratio: float | None
     causal_bytes: int
     mmca_bytes: int
 
@@ -184,9 +184,9 @@ def measure(shape: tuple[int, int, int], options: argparse.Namespace) -> tuple[l
                 mode,
                 round(causal, 3),
                 round(mmca, 3),
-                round(dense, 3),
+                None if options.no_dense else round(dense, 3),
                 round(mmca / causal, 4),
-                round(dense / causal, 4),
+                None if options.no_dense else round(dense / causal, 4),
                 peak_bytes(kernels, kernels.causal, mode),
                 peak_bytes(kernels, kernels.mmca, mode),
             )
@@ -208,9 +208,9 @@ def show(results: Sequence[tuple[list[Row], float]]) -> None:
                 row.mode,
                 f"{row.causal_ms:.2f} ms",
                 f"{row.mmca_ms:.2f} ms",
-                f"{row.dense_ms:.1f} ms",
+                "-" if row.dense_ms is None else f"{row.dense_ms:.1f} ms",
                 f"{row.ratio:.3f}",
-                f"{row.dense_ratio:.2f}",
+                "-" if row.dense_ratio is None else f"{row.dense_ratio:.2f}",
                 f"{row.mmca_bytes / 1e6:.1f}",
                 f"{row.mmca_bytes / row.causal_bytes:.3f}",
                 f"{plan_ms:.1f} ms",

@@ -29,7 +29,7 @@ from triptych.attention.kernels.joining import (
 )
 from triptych.attention.order import Span
 
-_BUDGET_BYTES = 1 << 21
+_BUDGET_BYTES = 1 << 22
 _KEPT_SHARE = 8
 
 
