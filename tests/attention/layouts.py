@@ -26,7 +26,7 @@ RULES = [
     ("mmca_as_coded", "self"),
     ("mmca_as_coded", "image"),
 ]
-needs_native = pytest.mark.skipif(not has_native(), reason="no C compiler for native.c")
+needs_native = pytest.mark.skipif(not has_native(), reason="no C compiler for native_c")
 NATIVE = pytest.param("native", marks=needs_native)
 KERNELS = ["reference", "dense", "packed", "blocked", NATIVE]
 SCALE = 0.3

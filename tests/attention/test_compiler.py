@@ -1,4 +1,4 @@
-"""What becomes of a C file, with a compiler and without."""
+"""What becomes of C files, with a compiler and without."""
 
 import ctypes
 import logging
@@ -14,9 +14,11 @@ needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    path = tmp_path / "twice.c"
-    path.write_text("int twice(int x) { return FACTOR * x; }\n")
-    return path
+    folder = tmp_path / "twice"
+    folder.mkdir()
+    (folder / "twice.h").write_text("int twice(int x);\n")
+    (folder / "twice.c").write_text('#include "twice.h"\nint twice(int x) { return FACTOR * x; }\n')
+    return folder
 
 
 @needs_gcc
@@ -27,14 +29,14 @@ def test_a_library_is_made_once_for_what_it_is_made_of(source: Path, tmp_path: P
     assert ctypes.CDLL(str(first)).twice(21) == 42
     assert build_library(source, folder, FACTOR=2).stat().st_mtime_ns == made
     assert ctypes.CDLL(str(build_library(source, folder, FACTOR=3))).twice(21) == 63
-    source.write_text("int twice(int x) { return x + x; }\n")
+    (source / "twice.h").write_text("extern int twice(int x);\n")
     assert build_library(source, folder, FACTOR=2) != first
     assert len(list(folder.iterdir())) == 3
 
 
 @needs_gcc
 def test_what_the_compiler_says_is_passed_on(source: Path, tmp_path: Path) -> None:
-    source.write_text("int twice(int x) { return missing(x); }\n")
+    (source / "twice.c").write_text("int twice(int x) { return missing(x); }\n")
     with pytest.raises(NoCompilerError, match="missing"):
         build_library(source, tmp_path / "made")
     assert list((tmp_path / "made").iterdir()) == []

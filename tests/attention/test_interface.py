@@ -151,7 +151,7 @@ def test_bad_layouts_name_the_sample() -> None:
 
 
 def test_the_choice_of_kernel() -> None:
-    """Without native.c long sequences by blocks, ragged batches at once; few queries densely."""
+    """Without native_c long sequences by blocks, ragged batches at once; few queries densely."""
     long = [TEXT] * 100 + [IMAGE] * 576 + [TEXT] * 100
     assert layout_of(long).prefers_blocks
     assert not layout_of(

@@ -1,4 +1,4 @@
-"""Compiles a C file of this package against the libraries that PyTorch has loaded.
+"""Compiles C files of this package against the libraries that PyTorch has loaded.
 
 Linux and GCC only: elsewhere PyTorch brings another thread pool, or hides its BLAS.
 """
@@ -29,7 +29,7 @@ class NoCompilerError(Exception):
 
 @cache
 def load_library(source: Path, **macros: int) -> ctypes.CDLL | None:
-    """The library made of a C file, compiled when no earlier run has; None where it cannot be.
+    """The library of a folder of C files, made when no earlier run has; None where it cannot be.
 
     ``TRIPTYCH_NATIVE=0`` switches it off. On Linux the reason is logged as a warning otherwise.
     """
@@ -43,12 +43,12 @@ def load_library(source: Path, **macros: int) -> ctypes.CDLL | None:
 
 
 def build_library(source: Path, folder: Path, **macros: int) -> Path:
-    """Compile a C file into a folder, unless it holds the library already.
+    """Compile a folder of C files, unless the library is there already.
 
     Args:
-        source: the C file.
+        source: the folder of C files and their headers.
         folder: where libraries are kept, each named by what it was made of and for.
-        macros: names that the C file expects to be defined.
+        macros: names that the C files expect to be defined.
 
     Raises:
         NoCompilerError: there is no compiler, or it fails.
@@ -58,13 +58,14 @@ def build_library(source: Path, folder: Path, **macros: int) -> Path:
     if compiler is None:
         raise NoCompilerError(f"there is no C compiler {name!r}; install gcc")
     options = [*_FLAGS, *(f"-D{macro}={number}" for macro, number in macros.items())]
-    target = folder / f"{source.stem}-{_fingerprint(source, compiler, *options)}.so"
+    target = folder / f"{source.name}-{_fingerprint(source, compiler, *options)}.so"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as room:
         made = Path(room) / target.name
-        command = [compiler, *options, str(source), "-o", str(made), *_libraries()]
+        files = map(str, sorted(source.glob("*.c")))
+        command = [compiler, *options, *files, "-o", str(made), *_libraries()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise NoCompilerError(f"{compiler} cannot make it: {done.stderr.strip()[-500:]}")
@@ -81,10 +82,11 @@ def _libraries() -> Iterator[str]:
 
 
 def _fingerprint(source: Path, *words: str) -> str:
-    """Of the source, the words, PyTorch and the processor, whose own instructions are used."""
+    """Of the sources, the words, PyTorch and the processor, whose own instructions are used."""
+    files = [path.read_text() for path in sorted(source.glob("*.[ch]"))]
     processor = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     kind = [line for line in processor if line.startswith(("flags", "model"))]
-    made_for = "\0".join([source.read_text(), *words, torch.__version__, *kind])
+    made_for = "\0".join([*files, *words, torch.__version__, *kind])
     return hashlib.sha256(made_for.encode()).hexdigest()[:16]
 
 

@@ -1,6 +1,6 @@
 """The compiled kernel for float32 on a CPU: attention over intervals of sorted keys.
 
-``native.c`` needs no memory but inputs, outputs and a scratch area per thread, and computes hardly
+``native_c`` needs no memory but inputs, outputs and a scratch area per thread, and computes hardly
 more than the visible pairs. Where it cannot be compiled, other kernels serve.
 
 Shape suffixes: B batch, H heads, Hk key heads, Q queries, K keys, D head width, N queries that are
@@ -36,7 +36,7 @@ _SIZES = (
 
 
 class _Job(ctypes.Structure):
-    """What ``native.c`` calls a Job."""
+    """What ``native_c`` calls a Job."""
 
     _fields_ = [
         *((name, _Rows) for name in _TENSORS),
@@ -48,7 +48,7 @@ class _Job(ctypes.Structure):
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    source = Path(__file__).with_name("native.c")
+    source = Path(__file__).with_name("native_c")
     library = load_library(source, BLOCK=BLOCK, TILE=TILE)
     if library is not None:
         library.scratch_size.restype = ctypes.c_int64
