@@ -87,9 +87,10 @@ class Kernels:
         ]
         self.probe = torch.randn_like(self.inputs[0])
         self.scale = depth**-0.5
+        native = has_native()  # before the clock starts: it may compile
         begin = time.perf_counter()
         self.layout: AttentionLayout = plan_attention(self.rule, kinds.to(device), length)
-        _ = self.layout.intervals if has_native() else self.layout.prefers_blocks
+        _ = self.layout.intervals if native else self.layout.prefers_blocks
         self.plan_ms = (time.perf_counter() - begin) * 1e3
         self.module = torch.nn.Module()
 
