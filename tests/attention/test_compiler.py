@@ -2,11 +2,15 @@
 
 import ctypes
 import logging
+import platform
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+from triptych.attention.intervals import BLOCK, TILE
+from triptych.attention.kernels import native
 from triptych.attention.kernels.compiler import NoCompilerError, build_library, load_library
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
@@ -19,6 +23,16 @@ def source(tmp_path: Path) -> Path:
     (folder / "twice.h").write_text("int twice(int x);\n")
     (folder / "twice.c").write_text('#include "twice.h"\nint twice(int x) { return FACTOR * x; }\n')
     return folder
+
+
+@needs_gcc
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="elsewhere it may not be had"
+)
+def test_the_kernel_is_made_where_there_is_gcc(tmp_path: Path) -> None:
+    """Else a mistake in its C would only skip its tests."""
+    source = Path(native.__file__).with_name("native_c")
+    assert build_library(source, tmp_path, BLOCK=BLOCK, TILE=TILE).is_file()
 
 
 @needs_gcc

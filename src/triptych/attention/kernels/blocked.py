@@ -27,6 +27,7 @@ from triptych.attention.kernels.joining import (
     take,
     take_sums,
 )
+from triptych.attention.kernels.memory import dense_rows, make_rows
 from triptych.attention.order import Span
 
 _BUDGET_BYTES = 1 << 22
@@ -75,7 +76,7 @@ class _Blocked(torch.autograd.Function):
         plans: Sequence[Sequence[Block]],
         scale: float,
     ) -> Tensor:
-        query, key, value = (_dense_rows(one) for one in (query, key, value))
+        query, key, value = (dense_rows(one) for one in (query, key, value))
         out = _buffer(query, plans, query.shape[2])
         sums = query.new_full((2, *query.shape[:3]), float("-inf"), dtype=torch.float32)
         kept: list[Tensor] = []
@@ -94,7 +95,7 @@ class _Blocked(torch.autograd.Function):
         kept = iter(images)
         targets = [_buffer(one, ctx.plans, query.shape[2]) for one in (query, key, value)]
         parts = _parts(query, key, value, out, sums, ctx.plans)
-        grad_out = _dense_rows(grads[0])
+        grad_out = dense_rows(grads[0])
         grad_parts = _parts(targets[0], targets[1], targets[2], grad_out, sums, ctx.plans)
         for part, grad in zip(parts, grad_parts, strict=True):
             for block in part.blocks:
@@ -108,20 +109,13 @@ def _plus(total: Tensor, image: Tensor, group: int) -> Tensor:
     return total.add_(image) if group and total.dtype == image.dtype else total + image
 
 
-def _dense_rows(tensor: Tensor) -> Tensor:
-    """The operators take any strides but in the last dimension."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
 def _buffer(like: Tensor, plans: Sequence[Sequence[Block]], queries: int) -> Tensor:
     """A tensor (B, H, S, D) to be written, in memory (B, S, H, D).
 
     It is 0 unless blocks cover every token: a block overwrites what belongs to its own tokens.
     """
     whole = all(sum(block.size for block in blocks) == queries for blocks in plans)
-    batch, heads, length, depth = like.shape
-    make = like.new_empty if whole and length == queries else like.new_zeros
-    return make((batch, length, heads, depth)).transpose(1, 2)
+    return make_rows(like, filled=whole and like.shape[2] == queries)
 
 
 @dataclass

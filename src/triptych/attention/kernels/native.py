@@ -18,6 +18,7 @@ from torch.autograd.function import FunctionCtx
 
 from triptych.attention.intervals import BLOCK, TILE, Intervals
 from triptych.attention.kernels.compiler import load_library
+from triptych.attention.kernels.memory import dense_rows, make_rows
 from triptych.attention.order import Ints
 
 
@@ -101,8 +102,8 @@ class _Native(torch.autograd.Function):
         intervals: Intervals,
         scale: float,
     ) -> Tensor:
-        query, key, value = (_dense_rows(one) for one in (query, key, value))
-        out = _like(query, filled=intervals.filled)
+        query, key, value = (dense_rows(one) for one in (query, key, value))
+        out = make_rows(query, filled=intervals.filled)
         sums = query.new_empty(2, query.shape[1], len(intervals.queries))
         tensors = {"query": query, "key": key, "value": value, "out": out}
         _run(tensors, sums, intervals, scale)
@@ -119,27 +120,16 @@ class _Native(torch.autograd.Function):
             "key": key,
             "value": value,
             "out": out,
-            "grad_query": _like(query, filled=ctx.intervals.filled),
-            "grad_key": _like(key, heads=heads),
-            "grad_value": _like(value, heads=heads),
-            "grad_out": _dense_rows(grads[0]),
+            "grad_query": make_rows(query, filled=ctx.intervals.filled),
+            "grad_key": make_rows(key, heads=heads),
+            "grad_value": make_rows(value, heads=heads),
+            "grad_out": dense_rows(grads[0]),
         }
         _run(tensors, sums, ctx.intervals, ctx.scale, backward=True)
         grad_key, grad_value = (
             _fold(tensors[name], key.shape[1]) for name in ("grad_key", "grad_value")
         )
         return tensors["grad_query"], grad_key, grad_value, None, None
-
-
-def _dense_rows(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _like(tensor: Tensor, *, heads: int | None = None, filled: bool = False) -> Tensor:
-    """A tensor (B, H, S, D) in memory (B, S, H, D); 0 unless all of it will be ``filled``."""
-    batch, own, length, width = tensor.shape
-    make = tensor.new_empty if filled else tensor.new_zeros
-    return make((batch, length, heads or own, width)).transpose(1, 2)
 
 
 def _grad_heads(query: Tensor, key: Tensor) -> int:

@@ -62,8 +62,8 @@ void sgemm_(const char *, const char *, const int *, const int *, const int *, c
             const int *);
 
 /* C (m, n) = A (m, k) B (k, n) + beta C, row by row; ``ta``/``tb``: that factor is transposed. */
-static inline void multiply(char ta, char tb, i64 m, i64 n, i64 k, const float *a, i64 lda, const float *b,
-                     i64 ldb, float beta, float *c, i64 ldc) {
+static inline void multiply(char ta, char tb, i64 m, i64 n, i64 k, const float *a, i64 lda,
+                            const float *b, i64 ldb, float beta, float *c, i64 ldc) {
   int im = m, in = n, ik = k, ia = lda, ib = ldb, ic = ldc;
   float one = 1;
   sgemm_(&tb, &ta, &in, &im, &ik, &one, b, &ib, a, &ia, &beta, c, &ic);
@@ -138,7 +138,7 @@ typedef struct {
 
 /* Cut a tile to [start, stop) and find its keys, copied side by side where they are not. */
 static inline Part cut(const Job *job, const Block *block, int group, const Tile *tile, i64 start,
-                i64 stop, i64 head, float *key_room, float *value_room) {
+                       i64 stop, i64 head, float *key_room, float *value_room) {
   Part part;
   part.start = most(start, tile->start);
   part.count = least(stop, tile->stop) - part.start;
@@ -169,7 +169,7 @@ static inline void window(const Query *query, int group, const Part *part, i64 *
 
 /* Queries, or what has their shape, side by side. */
 static inline void collect(const Job *job, const Block *block, Rows from, i64 head, float factor,
-                    float *to) {
+                           float *to) {
   for (i64 q = block->begin; q < block->end; q++) {
     const float *row = at(from, block->row, head, job->queries[q].place);
     for (i64 d = 0; d < job->width; d++) to[d] = row[d] * factor;

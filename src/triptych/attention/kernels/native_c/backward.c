@@ -57,8 +57,7 @@ static void find_means(const Job *job, const Block *block, i64 head, i64 key_hea
                        const i64 *start, const i64 *stop) {
   i64 width = job->width, count = block->end - block->begin;
   int seen[GROUPS] = {start[0] < stop[0], start[1] < stop[1]};
-  int small = !seen[0] || (seen[1] && stop[1] - start[1] < stop[0] - start[0]) ? 1 : 0;
-  if (!seen[small]) small = 1 - small;
+  int small = !seen[0] || (seen[1] && stop[1] - start[1] < stop[0] - start[0]);
   float *mean = room->means[small], *rest = room->means[1 - small];
   memset(mean, 0, count * sizeof(float));
   for (i64 n = 0; n < count; n++) {
